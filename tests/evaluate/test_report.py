@@ -223,7 +223,9 @@ def test_another_loss_is_not_compared_with_tokens(tmp_path: Path) -> None:
     run = facts(tmp_path, evaluations=evaluations, recipe=recipe)
     run.__dict__["unigram"] = UnigramBaseline(loss=5.2, accuracy=0.05)
     sentences = " ".join(summary(run))
-    expected = "On held-out text the loss of its objective 'replaced_tokens' is 5 and its accuracy 25.0 % (recall 0.500)."
+    expected = (
+        "On held-out text the loss of its objective 'replaced_tokens' is 5 and its accuracy 25.0 % (recall 0.500)."
+    )
     assert expected in sentences
     assert "perplexity" not in sentences
     assert "baseline" not in sentences

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,25 @@ def test_one_bucket_of_a_compiled_graph_gives_the_same(causal: bool) -> None:
     packed = inputs(sum(lengths), causal)
     together = chunked._attend_bucket(packed, chunked._whole(layout(lengths)))
     torch.testing.assert_close(together, naive.attend(packed, layout(lengths)), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("mask", ["document", "causal"])
+def test_the_features_are_elu_plus_one(mask: str) -> None:
+    """The output of a layer is φ(q) Σ φ(k)ᵀv / φ(q) Σ φ(k)ᵀ with φ(x) = x + 1 above zero and exp(x) below."""
+    settings = decode(ModelSettings, BASE | {"mask": mask, "positions": "none"})
+    model = build_model(settings, seed=0).double()
+    attention: Any = model.encoder.blocks[0].get_submodule("attention")
+    with torch.no_grad():
+        attention.qkv.weight.mul_(30)
+    x = torch.randn(9, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    query, key, value = attention.qkv(x).view(9, 3, 2, 16).permute(1, 2, 0, 3)
+    assert min(query.min(), key.min()) < -1 < 1 < max(query.max(), key.max()), "both branches are used"
+    query, key = (torch.where(t > 0, t + 1, t.exp()) for t in (query, key))
+    scores = query @ key.transpose(1, 2)
+    scores = scores.tril() if mask == "causal" else scores
+    mixed = (scores / scores.sum(-1, keepdim=True)) @ value
+    expected = attention.out(mixed.transpose(0, 1).flatten(1))
+    torch.testing.assert_close(attention(x, layout((9,)), model.encoder.positions), expected)
 
 
 @pytest.mark.parametrize("mask", ["document", "causal"])

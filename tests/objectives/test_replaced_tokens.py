@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -78,6 +79,17 @@ def test_the_model_reads_what_was_drawn_and_is_asked_where_it_differs_from_the_t
     assert metrics["accuracy"] == ((scores > 0) == replaced).double().mean().item()
     assert abs(metrics["replaced"] - replaced.double().mean().item()) < 1e-9
     assert abs(metrics["loss"] - metrics["mlm"] - 50 * metrics["detection"]) < 1e-6
+
+
+def test_a_token_that_is_drawn_as_it_was_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, module, batch = example()
+    labels = batch.extra["labels"]
+    drawn = labels.clone()
+    drawn[0] = (labels[0] + 1) % model.settings.vocab_size
+    for tokens, replaced in ((labels, 0), (drawn, 1)):
+        monkeypatch.setattr(module.generator, "draw", lambda *_, tokens=tokens: tokens)
+        terms = module(model, batch)
+        assert int(terms["replaced"].total) == replaced
 
 
 def test_held_out_text_is_judged_at_its_fixed_masks() -> None:
