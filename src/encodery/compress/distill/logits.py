@@ -27,7 +27,8 @@ from encodery.train.job import JobOutputs
 class LogitDistillation(Distillation):
     """Use it first: it works for pre-training and for every task, whatever the sizes of student and teacher.
 
-    `temperature`: higher ones give more weight to the classes that the teacher finds unlikely; 1 compares its own probabilities.
+    `temperature`: higher ones give more weight to the classes that the teacher finds unlikely; 1 compares its own
+    probabilities.
 
         encodery compress RUN --model small --out student distill.is=logits distill.temperature=4
     """
