@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from encodery.base import machine
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.loading import load_dense
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocess.binary import Binary
 from encodery.encoders.postprocess.int8 import Int8
 from encodery.encoders.postprocessing import PostProcessing
-from encodery.encoders.static_distillation import StaticSettings, distill_static
+from encodery.encoders.static_distillation import StaticDistillationSettings, distill_static
 from encodery.evaluate.significance import mean_difference, mean_interval
 from encodery.metrics.ndcg import NDCG
 from encodery.model.load import load_model
@@ -73,7 +73,7 @@ def main() -> None:
             relevant.setdefault(query, {})[document] = int(grade)
 
         def encode_both(model: Path) -> Vectors:
-            embedder = DenseEncoder.from_loaded(load_model(model))
+            embedder = load_dense(load_model(model))
             of_questions, of_texts = (embedder.encode(some, truncate="right").vectors for some in (questions, texts))
             return of_questions, of_texts
 
@@ -90,7 +90,7 @@ def main() -> None:
         }
         for name, counted_texts in (("static, counted", texts), ("static, by rank", None)):
             loaded = load_model(options.pretrained)
-            distill_static(loaded, work / name, StaticSettings(dimension=STATIC_DIM), counted_texts)
+            distill_static(loaded, work / name, StaticDistillationSettings(dimension=STATIC_DIM), counted_texts)
             static = encode_both(work / name)
             scores[name] = static[0] @ static[1].T
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from encodery.base.errors import InputError, SettingsError
 from encodery.encoders import BATCH_TOKENS, DOCUMENT, QUERY
-from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.embeddings import DenseEmbeddings
 from encodery.encoders.exported import parse_runtime
-from encodery.encoders.loading import load_encoder
+from encodery.encoders.loading import load_dense, load_encoder
 from encodery.encoders.model_encoder import ModelEncoder
+from encodery.encoders.single_vector import SingleVectorEncoder
 from encodery.generate import GeneratedText
 from encodery.generate.fill import FillMask
 from encodery.model.load import LoadedModel, load_model
@@ -69,11 +69,11 @@ class TextModel:
 
     @cached_property
     def encoder(self) -> ModelEncoder:
-        """The model's text encoder: dense, sparse or multi-vector, by its stored settings; dense with mean pooling and
-        unit length if there are none."""
+        """The model's text encoder: dense, static, sparse or multi-vector, by its stored settings; dense with mean
+        pooling and unit length if there are none."""
         if self._runtime is None:
             return load_encoder(self.loaded, self._device)
-        return DenseEncoder.from_loaded(self.loaded, self._device or "cpu").with_runtime(parse_runtime(self._runtime))
+        return load_dense(self.loaded, self._device, parse_runtime(self._runtime))
 
     @property
     def dimension(self) -> int:
@@ -113,7 +113,7 @@ class TextModel:
         trained to be compared by, with `left` as queries and `right` as documents."""
         queries, documents = ([texts] if isinstance(texts, str) else list(texts) for texts in (left, right))
         encoder = self.encoder
-        if not isinstance(encoder, DenseEncoder):
+        if not isinstance(encoder, SingleVectorEncoder):
             encoded = encoder.encode(queries, truncate, role=QUERY), encoder.encode(documents, truncate, role=DOCUMENT)
             return encoder.similarity(*encoded)
         vectors = self.encode([*queries, *documents], truncate)
@@ -133,10 +133,10 @@ class TextModel:
 
         return Searcher.open(index, self.encoder)
 
-    def _dense(self) -> DenseEncoder:
+    def _dense(self) -> SingleVectorEncoder:
         """The encoder, which must give one vector per text."""
         encoder = self.encoder
-        if not isinstance(encoder, DenseEncoder):
+        if not isinstance(encoder, SingleVectorEncoder):
             raise SettingsError(f"{self.path}: gives {encoder.kind} embeddings; use model.encoder.encode(texts).")
         return encoder
 

@@ -1,4 +1,4 @@
-"""Contract of text encoders: the checks of `encodery.checks.encoders` on every kind in the folder, and an export."""
+"""Contract of text encoders: the checks of `encodery.checks.encoders` on every encoder in the folder, and an export."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from encodery.checks import encoders
 from encodery.encoders import TextEncoder
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import ExportedEncoder
-from encodery.encoders.loading import encoder_class, kind_of, kinds, load_encoder
+from encodery.encoders.loading import encoder_class, encoder_name, encoder_names, kind_of, load_dense, load_encoder
 from encodery.encoders.model_encoder import ModelEncoder
 from encodery.encoders.multi_vector import MultiVectorEncoder, MultiVectorSettings, TokenProjection
-from encodery.encoders.settings import DenseSettings
+from encodery.encoders.settings import DenseSettings, StaticSettings
 from encodery.encoders.sparse import SparseEncoder, SparseSettings, TermHead
+from encodery.encoders.static import StaticEncoder
 from encodery.model.load import LoadedModel, load_model, save_model
+from encodery.model.network import Model, build_model
+from encodery.model.positions.none import NoPositions
+from encodery.model.settings import ModelSettings
 from encodery.tokens.tokenizer import Tokenizer
 
 WORDS = ["a", "the", "river", "near", "village", "old", "garden", "captain", "of", "ship"]
@@ -34,34 +38,49 @@ def loaded(
     return load_model(small_model(tmp_path_factory.mktemp("model"), tokenizer, max_length=64))
 
 
-def build(kind: str, loaded: LoadedModel) -> ModelEncoder:
-    """An encoder of a kind with random weights."""
+def lookup_model(loaded: LoadedModel) -> Model:
+    """A model whose hidden states are its token embeddings."""
+    vocab_size = loaded.model.settings.vocab_size
+    return build_model(
+        ModelSettings(
+            width=16, depth=0, heads=1, vocab_size=vocab_size, max_length=64,
+            embedding_norm=False, positions=NoPositions(), head=None,
+        ),
+        0,
+    )  # fmt: skip
+
+
+def build(name: str, loaded: LoadedModel) -> ModelEncoder:
+    """An encoder with random weights."""
     torch.manual_seed(0)
     width = loaded.model.settings.width
-    if kind == "dense":
+    if name == "dense":
         return DenseEncoder(loaded.model, loaded.tokenizer, DenseSettings(), device="cpu")
-    if kind == "sparse":
+    if name == "static":
+        return StaticEncoder(lookup_model(loaded), loaded.tokenizer, StaticSettings(), device="cpu")
+    if name == "sparse":
         return SparseEncoder(loaded.model, loaded.tokenizer, SparseSettings(terms="tokens"), "cpu", TermHead(width))
     settings = MultiVectorSettings(dimension=8, query_length=12)
     return MultiVectorEncoder(loaded.model, loaded.tokenizer, TokenProjection(width, 8), settings, "cpu")
 
 
 @pytest.mark.parametrize("check", checks.functions(encoders), ids=lambda check: check.__name__)
-@pytest.mark.parametrize("kind", kinds())
-def test_contract(kind: str, check: checks.Check, loaded: LoadedModel) -> None:
-    check(build(kind, loaded))
+@pytest.mark.parametrize("name", encoder_names())
+def test_contract(name: str, check: checks.Check, loaded: LoadedModel) -> None:
+    check(build(name, loaded))
 
 
-@pytest.mark.parametrize("kind", kinds())
-def test_a_stored_encoder_is_loaded_with_equal_embeddings(kind: str, loaded: LoadedModel, tmp_path: Path) -> None:
-    encoder = build(kind, loaded)
+@pytest.mark.parametrize("name", encoder_names())
+def test_a_stored_encoder_is_loaded_with_equal_embeddings(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
+    encoder = build(name, loaded)
     stored = encoder.stored()
     path = tmp_path / "model"
-    save_model(path, loaded.model, loaded.tokenizer_path, settings=stored.settings, modules=stored.modules)
+    save_model(path, encoder.model, loaded.tokenizer_path, settings=stored.settings, modules=stored.modules)
     again = load_model(path)
-    assert kind_of(again.settings) == kind
+    assert (encoder_name(again.settings), kind_of(again.settings)) == (name, encoder.kind)
     read = load_encoder(again, "cpu")
-    assert type(read) is encoder_class(kind)
+    assert type(read) is type(encoder) is encoder_class(name)
+    assert read.fingerprint == encoder.fingerprint
     for one, other in zip(
         encoders.arrays_of(read, encoders.TEXTS), encoders.arrays_of(encoder, encoders.TEXTS), strict=True
     ):
@@ -69,8 +88,9 @@ def test_a_stored_encoder_is_loaded_with_equal_embeddings(kind: str, loaded: Loa
 
 
 def test_a_model_without_settings_is_dense(loaded: LoadedModel) -> None:
-    assert kinds() == ["dense", "multi_vector", "sparse"]
+    assert encoder_names() == ["dense", "multi_vector", "sparse", "static"]
     assert isinstance(load_encoder(loaded, "cpu"), DenseEncoder)
+    assert isinstance(load_dense(loaded, "cpu"), DenseEncoder)
     with pytest.raises(UnknownName, match="Did you mean 'sparse'"):
         encoder_class("sparce")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from encodery.base.errors import ArtifactError, InputError, SettingsError
-from encodery.encoders import dense as module
+from encodery.encoders import single_vector as module
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.files import EmbeddingFile, read_texts
 from encodery.encoders.packing import pack_sequences

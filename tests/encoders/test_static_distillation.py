@@ -9,15 +9,20 @@ import pytest
 
 from encodery.base.errors import SettingsError
 from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.static_distillation import StaticSettings, distill_static, principal_components
+from encodery.encoders.loading import load_encoder
+from encodery.encoders.static import StaticEncoder
+from encodery.encoders.static_distillation import StaticDistillationSettings, distill_static, principal_components
 from encodery.model.load import LoadedModel, load_model
 
 
 def test_a_text_is_the_mean_of_its_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
-    artifact = distill_static(loaded, tmp_path / "static", StaticSettings(dimension=16, sif_coefficient=0.0))
+    artifact = distill_static(
+        loaded, tmp_path / "static", StaticDistillationSettings(dimension=16, sif_coefficient=0.0)
+    )
     static = load_model(tmp_path / "static")
     assert static.model.settings.depth == 0
-    encoder = DenseEncoder.from_loaded(static)
+    encoder = load_encoder(static)
+    assert isinstance(encoder, StaticEncoder)
     assert encoder.dimension == 16
     table = static.model.encoder.token_embeddings.detach().numpy()
     ids = static.tokenizer.encode("a1 b2 b2").astype(int)
@@ -33,7 +38,7 @@ def test_a_text_is_the_mean_of_its_tokens(loaded: LoadedModel, tmp_path: Path) -
 def test_static_vectors_keep_the_teachers_similarities(loaded: LoadedModel, tmp_path: Path) -> None:
     """At full dimension and without weights, the static vectors are the teacher's vectors of single tokens, rotated and
     centred."""
-    distill_static(loaded, tmp_path / "static", StaticSettings(dimension=32, sif_coefficient=0.0))
+    distill_static(loaded, tmp_path / "static", StaticDistillationSettings(dimension=32, sif_coefficient=0.0))
     table = load_model(tmp_path / "static").model.encoder.token_embeddings.detach().numpy()
     texts = [f"a{i}" for i in range(40)] + [f"b{i}" for i in range(40)] + ["a", "b", "c"]
     theirs = DenseEncoder.from_loaded(loaded).encode(texts).vectors
@@ -44,9 +49,9 @@ def test_static_vectors_keep_the_teachers_similarities(loaded: LoadedModel, tmp_
 
 def test_rare_tokens_have_higher_weights(loaded: LoadedModel, tmp_path: Path) -> None:
     texts = ["a1 a1 a1 a1 a2"] * 50
-    plain = StaticSettings(dimension=32, sif_coefficient=0.0)
+    plain = StaticDistillationSettings(dimension=32, sif_coefficient=0.0)
     distill_static(loaded, tmp_path / "plain", plain, texts)
-    distill_static(loaded, tmp_path / "static", StaticSettings(dimension=32, sif_coefficient=0.01), texts)
+    distill_static(loaded, tmp_path / "static", StaticDistillationSettings(dimension=32, sif_coefficient=0.01), texts)
     before, after = (
         load_model(tmp_path / name).model.encoder.token_embeddings.detach().numpy() for name in ("plain", "static")
     )
@@ -69,4 +74,4 @@ def test_principal_components_keep_the_variance() -> None:
     assert kept == pytest.approx(34 / 35.03, abs=0.03)
     assert reduced[:, 0].std() > reduced[:, 1].std()
     with pytest.raises(SettingsError, match="dimension = 0"):
-        StaticSettings(dimension=0)
+        StaticDistillationSettings(dimension=0)

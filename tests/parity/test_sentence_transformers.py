@@ -13,6 +13,7 @@ import torch
 from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import decode, encode
 from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.loading import load_dense
 from encodery.encoders.multi_vector import (
     KEY,
     MultiVectorEncoder,
@@ -23,7 +24,7 @@ from encodery.encoders.multi_vector import (
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
 from encodery.encoders.sparse import SparseEncoder, SparseSettings
-from encodery.encoders.static_distillation import StaticSettings, distill_static
+from encodery.encoders.static_distillation import StaticDistillationSettings, distill_static
 from encodery.encoders.storage import MODULE, golden_vectors, module_tensors
 from encodery.export import _modules as modules
 from encodery.export.sentence_transformers import SentenceTransformersExporter
@@ -105,14 +106,12 @@ def test_a_static_model_is_a_static_embedding(
     tokenizer: Path, texts: list[str], sentence_transformers: ModuleType, tmp_path: Path
 ) -> None:
     teacher = embedding(tmp_path / "model", tokenizer, texts[:20])
-    distill_static(teacher, tmp_path / "static", StaticSettings(dimension=16))
+    distill_static(teacher, tmp_path / "static", StaticDistillationSettings(dimension=16))
     loaded = load_model(tmp_path / "static")
     done = SentenceTransformersExporter().write(loaded, tmp_path / "out")
     assert done.format == "static"
     stock = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
-    np.testing.assert_allclose(
-        stock.encode(texts[:30]), DenseEncoder.from_loaded(loaded).encode(texts[:30]).vectors, atol=1e-5
-    )
+    np.testing.assert_allclose(stock.encode(texts[:30]), load_dense(loaded).encode(texts[:30]).vectors, atol=1e-5)
 
 
 def test_real_weights_are_imported_and_exported(minilm: Path, texts: list[str], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from encodery.embed.prepared import PreparedTexts, prepare_texts
 from encodery.embed.reading import read_data
 from encodery.embed.training import EmbedTraining
 from encodery.embed.training_texts import StepInfo, TrainingTexts
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.loading import load_dense
 from encodery.model import count
 from encodery.model.load import Provenance, load_model, save_model
 from encodery.model.network import Model, copy_for_training, model_of_state
@@ -223,6 +223,6 @@ class EmbedJob(PreparedJob[EmbedTraining, PreparedTexts]):
         """(P, G) float16: the guide's embeddings of every text, once for all epochs."""
         if self.settings.guide is None:
             raise SettingsError("The loss needs the embeddings of a guide: name a model with guide=MODEL.")
-        guide = DenseEncoder.from_loaded(load_model(self.settings.guide), self.device)
+        guide = load_dense(load_model(self.settings.guide), self.device)
         chunk = self.settings.truncate == "chunk"
         return guide.encode(texts, truncate="chunk" if chunk else "right").vectors.astype(np.float16)

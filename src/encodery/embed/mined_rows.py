@@ -21,7 +21,7 @@ from encodery.embed.examples import ROLES, EmbeddingExamples
 from encodery.embed.mining import build_pool, false_negative_rate, mine_negatives, mining_notes
 from encodery.embed.negatives import Judge, NegativeMiner
 from encodery.embed.negatives.hard import HardNegatives
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.single_vector import SingleVectorEncoder
 
 PAIRS_AT_ONCE = 1024  # Pairs scored together.
 TeacherScores = Callable[[Sequence[str], Sequence[str]], np.ndarray]
@@ -65,7 +65,7 @@ class MinedRows:
 def mine_rows(
     data: EmbeddingExamples,
     settings: MiningSettings,
-    encoder: DenseEncoder | None = None,
+    encoder: SingleVectorEncoder | None = None,
     judge: Judge | None = None,
     teacher: TeacherScores | None = None,
 ) -> MinedRows:

@@ -12,7 +12,7 @@ import numpy as np
 from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.embed.negatives import Judge, MinedNegatives, NegativeMiner, NegativePool, TextSearch
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.single_vector import SingleVectorEncoder
 
 MIN_QUERIES = 20  # for an estimate of the false-negative rate
 
@@ -20,7 +20,7 @@ MIN_QUERIES = 20  # for an estimate of the false-negative rate
 def build_pool(
     anchors: Sequence[str],
     positives: Sequence[str],
-    encoder: DenseEncoder | None = None,
+    encoder: SingleVectorEncoder | None = None,
     prompts: tuple[str | None, str | None] = (None, None),
     judge: Judge | None = None,
     search: TextSearch | None = None,

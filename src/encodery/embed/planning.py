@@ -23,6 +23,7 @@ from encodery.embed.job import EmbedJob
 from encodery.embed.objectives.dense import Dense
 from encodery.embed.prepared import PreparedTexts, prepare_texts
 from encodery.embed.reading import EmbedData, read_data
+from encodery.embed.source_encoder import has_single_vectors, stored_dense_settings
 from encodery.embed.training import EmbedTraining
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocess.whiten import Whiten
@@ -137,7 +138,7 @@ def dev_evaluations(lengths: np.ndarray, epochs: float) -> dict[str, Any]:
 
 def recipe_settings(name: str, overrides: Mapping[str, Any], loaded: LoadedModel) -> EmbedTraining:
     """Return a recipe over the model's own encoder settings, with overrides. Raises `SettingsError`."""
-    own = merge_tables(encode(EmbedTraining()), {"encoder": loaded.settings.get("dense", {})})
+    own = merge_tables(encode(EmbedTraining()), {"encoder": stored_dense_settings(loaded.settings)})
     base = encode(decode(EmbedTraining, merge_tables(own, load_recipe("embed", name)), f"recipe {name}"))
     return decode(EmbedTraining, merge_tables(base, overrides), f"recipe {name}")
 
@@ -164,7 +165,7 @@ def _needs_whitening(settings: EmbedTraining, overrides: Mapping[str, Any], load
     objective = overrides.get("objective", {})
     chosen = isinstance(objective, Mapping) and "whiten_before_training" in objective
     chosen = chosen or settings.encoder.postprocess != DenseSettings().postprocess
-    return scored and not chosen and "dense" not in loaded.settings
+    return scored and not chosen and not has_single_vectors(loaded.settings)
 
 
 def _optimizer(settings: EmbedTraining, loaded: LoadedModel) -> Optimizer:

@@ -19,13 +19,15 @@ from encodery.base.machine import derive_seed
 from encodery.base.settings import decode, decode_with_overrides
 from encodery.embed.examples import EmbeddingExamples
 from encodery.embed.heldout_metrics import EncodedVectors, compute_metrics
+from encodery.embed.source_encoder import stored_dense_settings, trained_encoder
 from encodery.encoders import storage
 from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.loading import kind_of
+from encodery.encoders.loading import encoder_name, kind_of
 from encodery.encoders.pooling import Pooling
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
+from encodery.encoders.single_vector import SingleVectorEncoder
 from encodery.model.load import LoadedModel, Provenance, save_model
 
 SAMPLE_SENTENCES = 20_000  # that are encoded, drawn at random from all.
@@ -57,18 +59,19 @@ def fit_postprocess(
     the pooling would have random weights; `EmptyInput` for fewer than two different sentences.
     """
     kind = kind_of(loaded.settings)
-    if kind != DenseEncoder.kind:
+    if kind != SingleVectorEncoder.kind:
         raise SettingsError(f"{loaded.path}: gives {kind} embeddings; postprocess steps are for dense ones.")
-    stored = loaded.settings.get(DenseEncoder.kind, {})
-    settings = decode_with_overrides(DenseSettings, stored, overrides, DenseEncoder.kind)
+    stored = stored_dense_settings(loaded.settings)
+    settings = decode_with_overrides(DenseSettings, stored, overrides, storage.MODULE)
     if all(type(step).fit is PostProcess.fit for step in settings.postprocess):
         raise SettingsError("postprocess: none of its steps is fitted to sentences; whiten and centre are.")
-    plain = _without_postprocess(loaded, settings, decode(DenseSettings, stored, DenseEncoder.kind).pooling)
+    plain = _without_postprocess(loaded, settings, decode(DenseSettings, stored, storage.MODULE).pooling)
     sample = _sample(texts)
     embeddings = plain.encode(sample, truncate=truncate, prompt=prompt)
     steps = PostProcessing.fitted(settings.postprocess, embeddings.vectors)
     model = loaded.model.to("cpu")
-    fitted = DenseEncoder(model, loaded.tokenizer, settings, steps, "cpu", plain.pooling).stored()
+    fitted = trained_encoder(loaded, model, settings, steps, plain.pooling).stored()
+    replaced = encoder_name(loaded.settings)
     metrics = {
         "sentences": len(sample),
         "dropped": int(embeddings.dropped.sum()),
@@ -79,8 +82,8 @@ def fit_postprocess(
         folder,
         model,
         loaded.tokenizer_path,
-        settings={**loaded.settings, **fitted.settings},
-        modules={**loaded.modules(), **fitted.modules},
+        settings={**_without(loaded.settings, replaced), **fitted.settings},
+        modules={**_without(loaded.modules(), replaced), **fitted.modules},
         provenance=Provenance.of(loaded, keep_origin=True),
         metrics=metrics,
         overwrite=overwrite,
@@ -88,7 +91,7 @@ def fit_postprocess(
 
 
 def evaluate_examples(
-    encoder: DenseEncoder, data: EmbeddingExamples, prompts: Sequence[str | None], truncate: str
+    encoder: SingleVectorEncoder, data: EmbeddingExamples, prompts: Sequence[str | None], truncate: str
 ) -> dict[str, float]:
     """Return the metrics of examples, encoded as in use.
 
@@ -117,6 +120,10 @@ def _without_postprocess(loaded: LoadedModel, settings: DenseSettings, own: Pool
         pooling.load_state_dict(storage.pooling_state(loaded.module_state(storage.MODULE)))
         return DenseEncoder(loaded.model, loaded.tokenizer, settings, pooling=pooling)
     return DenseEncoder(loaded.model, loaded.tokenizer, settings)
+
+
+def _without(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != name}
 
 
 def _sample(texts: Iterable[str]) -> list[str]:

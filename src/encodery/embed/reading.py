@@ -21,7 +21,7 @@ from encodery.embed.examples import EmbeddingExamples, column_roles, negative_co
 from encodery.embed.heldout_metrics import has_metrics
 from encodery.embed.mining import build_pool, false_negative_rate, mine_negatives, mining_notes
 from encodery.embed.training import EmbedTraining
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.loading import load_dense
 from encodery.model.load import LoadedModel
 from encodery.rows import beir, cells
 from encodery.rows.check import check
@@ -173,7 +173,7 @@ def add_mined_negatives(
     assert settings.miner is not None
     if len(data.columns) < 2 or data.target_kind != "none":
         raise SettingsError("miner: negatives are mined for pairs without scores or classes; leave miner out.")
-    encoder = DenseEncoder.from_loaded(loaded) if "vectors" in settings.miner.requires else None
+    encoder = load_dense(loaded) if "vectors" in settings.miner.requires else None
     search = BM25Search(list(dict.fromkeys(data.columns[1]))) if "search" in settings.miner.requires else None
     query, document = settings.prompt_names(column_roles(2))
     if encoder is not None:

@@ -1,7 +1,8 @@
 """Text encoders: texts to embeddings of one kind. This file states the contract; each part is a module of the folder.
 
-`dense` gives one vector per text, `sparse` a weight per term of the vocabulary, `multi_vector` one vector per token,
-and `exported` dense vectors from an export, without PyTorch. `loading.load_encoder` opens the encoder of a model.
+`dense` gives one vector per text from hidden states and `static` one from token embeddings alone, `sparse` a weight per
+term of the vocabulary, `multi_vector` one vector per token, and `exported` dense vectors from an export, without
+PyTorch. `loading.load_encoder` opens the encoder of a model.
 Shapes: N texts, Q queries, D documents, K dimension of a vector.
 """
 
@@ -17,6 +18,7 @@ from encodery.encoders.prompts import find_prompt
 
 if TYPE_CHECKING:
     from encodery.encoders.embeddings import TextEmbeddings
+    from encodery.runtimes.kind import Runtime
     from encodery.tokens.tokenizer import Tokenizer
 
 Role = Literal["query", "document"]
@@ -26,8 +28,8 @@ BATCH_TOKENS = 2048  # Tokens computed at once where the caller does not say.
 
 
 class TextEncoder(abc.ABC):
-    """Encodes texts. `kind` is "dense", "sparse" or "multi_vector"; `symmetric`: queries and documents are encoded
-    alike, apart from their prompts; `max_length`: tokens of a sequence, special tokens included."""
+    """Encodes texts. `kind` of the embeddings: "dense", "sparse" or "multi_vector"; `symmetric`: queries and documents
+    are encoded alike, apart from their prompts; `max_length`: tokens of a sequence, special tokens included."""
 
     kind: ClassVar[str]
     symmetric: ClassVar[bool] = True
@@ -48,6 +50,16 @@ class TextEncoder(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Differs if any text could get another embedding: over weights, tokenizer, settings and runtime."""
+
+    @property
+    def model_fingerprint(self) -> str:
+        """The fingerprint of the model alone, whatever runtime is used."""
+        return self.fingerprint
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """What runs the model; None for the model itself."""
+        return None
 
     @property
     def max_content_tokens(self) -> int:

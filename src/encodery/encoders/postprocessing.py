@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from encodery.base.errors import ArtifactError
+from encodery.base.errors import ArtifactError, SettingsError
+from encodery.base.parts import name_of
 from encodery.encoders.postprocess import PostProcess, State
 
 
@@ -63,3 +64,14 @@ class PostProcessing:
                 raise ArtifactError(f"{file}: '{name}' belongs to none of the {len(states)} post-processing steps.")
             states[int(number)][key] = array
         return cls(tuple(steps), tuple(states))
+
+
+def unfitted_postprocessing(steps: Sequence[PostProcess]) -> PostProcessing:
+    """Post-processing whose steps need no sample. Raises `SettingsError` if one of them does."""
+    for step in steps:
+        if type(step).fit is not PostProcess.fit:
+            raise SettingsError(
+                f"postprocess = '{name_of(step)}': must be fitted to a sample of vectors, and nothing fitted is stored "
+                "with the model."
+            )
+    return PostProcessing(tuple(steps), tuple({} for _ in steps))

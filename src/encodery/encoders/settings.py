@@ -1,4 +1,4 @@
-"""How a model's hidden states become its dense embeddings: pooling, post-processing, prompts."""
+"""How a model's hidden states or token embeddings become one vector per text: pooling, post-processing, prompts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.postprocess import PostProcess
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.prompts import find_prompt
+
+STATIC_POOLING = Mean(include_special_tokens=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +29,19 @@ class DenseSettings:
     def prompt(self, name: str | None) -> str:
         """The prompt of that name, empty for None. Raises `InputError` with the nearest name."""
         return find_prompt(self.prompts, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticSettings:
+    """Stored with the model as `static`: a text is the mean of its token embeddings, special tokens not counted.
+    `postprocess`, `max_length` and `prompts` as for dense embeddings."""
+
+    postprocess: tuple[PostProcess, ...] = (Normalise(),)
+    max_length: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    def as_dense(self) -> DenseSettings:
+        """The settings that give a model of depth 0 the same embeddings by its hidden states."""
+        return DenseSettings(
+            pooling=STATIC_POOLING, postprocess=self.postprocess, max_length=self.max_length, prompts=self.prompts
+        )

@@ -2,8 +2,8 @@
 
 The encoder reads each token of its vocabulary alone; principal components reduce the vectors to `dimension`; and each
 vector is weighted by the rarity of its token (smooth inverse frequency, Arora et al. 2017; the recipe of Model2Vec).
-The result is an ordinary model artifact of depth 0, so embedding, search and training accept it like any other. Word
-order is lost, for a model that costs little more than its tokenizer.
+The result is a model artifact of depth 0 that `static.py` encodes with; embedding, search and training accept it like
+any other. Word order is lost, for a model that costs little more than its tokenizer.
 Shapes: V vocabulary, H width of the teacher, K dimension.
 """
 
@@ -20,10 +20,10 @@ import torch
 from encodery.base.artifact import Artifact
 from encodery.base.errors import SettingsError
 from encodery.base.settings import encode
-from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.packing import pack_sequences
-from encodery.encoders.pooling.mean import Mean
-from encodery.encoders.settings import DenseSettings
+from encodery.encoders.loading import load_dense
+from encodery.encoders.settings import StaticSettings
+from encodery.encoders.single_vector import SingleVectorEncoder
+from encodery.encoders.static import StaticEncoder
 from encodery.model.load import LoadedModel, Provenance, save_model
 from encodery.model.network import Model
 from encodery.model.positions.none import NoPositions
@@ -36,7 +36,7 @@ MAX_LENGTH = 1 << 16  # Without attention nothing limits the length; this many t
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticSettings:
+class StaticDistillationSettings:
     """`dimension` K, at most the teacher's. `sif_coefficient`: a in the weight a / (a + p) of a token of probability
     p; 0 gives all tokens the same weight."""
 
@@ -54,7 +54,7 @@ class StaticSettings:
 def distill_static(
     loaded: LoadedModel,
     folder: Path,
-    settings: StaticSettings | None = None,
+    settings: StaticDistillationSettings | None = None,
     texts: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
@@ -63,8 +63,8 @@ def distill_static(
     The tokens of `texts` are counted for their probabilities. Without `texts` they follow from the order of the
     vocabulary, which lists frequent tokens first (Zipf: probability ~ 1 / rank).
     """
-    settings = settings or StaticSettings()
-    teacher = DenseEncoder.from_loaded(loaded)
+    settings = settings or StaticDistillationSettings()
+    teacher = load_dense(loaded)
     tokenizer = loaded.tokenizer
     vocab_size = loaded.model.settings.vocab_size
     vectors = np.zeros((vocab_size, min(settings.dimension, teacher.dimension)), np.float32)
@@ -76,13 +76,15 @@ def distill_static(
     else:
         weights = np.ones(len(used))
     vectors[used] = reduced * weights[:, None]
-    embedding = DenseSettings(pooling=Mean(include_special_tokens=False), prompts=teacher.settings.prompts)
+    model = _static_model(vectors)
+    stored = StaticEncoder(model, tokenizer, StaticSettings(prompts=dict(teacher.prompts)), device="cpu").stored()
     recipe: dict[str, Any] = {"job": "encoders.static_distillation", **encode(settings)}
     return save_model(
         folder,
-        _static_model(vectors),
+        model,
         loaded.tokenizer_path,
-        settings={"dense": encode(embedding), "recipe": recipe},
+        settings={**stored.settings, "recipe": recipe},
+        modules=stored.modules,
         provenance=Provenance.of(loaded),
         metrics={"variance_kept": variance_kept},
         overwrite=overwrite,
@@ -99,14 +101,12 @@ def principal_components(vectors: np.ndarray, dimension: int) -> tuple[np.ndarra
     return reduced, variance_kept
 
 
-def _encode_tokens(teacher: DenseEncoder, ids: np.ndarray) -> np.ndarray:
+def _encode_tokens(teacher: SingleVectorEncoder, ids: np.ndarray) -> np.ndarray:
     """The teacher's vectors (V, H), post-processed, of each token alone."""
     pooled = np.zeros((len(ids), teacher.model.settings.width), np.float32)
-    first, last = teacher.tokenizer.cls_id, teacher.tokenizer.sep_id
     with torch.inference_mode():
         for numbers in batches_by_length(np.full(len(ids), 3), 3 * AT_ONCE):
-            batch = pack_sequences([ids[i : i + 1] for i in numbers], first, last).to(teacher.device)
-            pooled[numbers] = teacher.pool_batch(batch).float().cpu().numpy()
+            pooled[numbers] = teacher.encode_windows([ids[i : i + 1] for i in numbers])
     return teacher.postprocessing.apply(pooled)
 
 

@@ -1,7 +1,8 @@
-"""The trained tensors of dense embeddings in a model's artifact: pooling, post-processing and golden vectors.
+"""The trained tensors of an encoder in a model's artifact: pooling, post-processing and golden values.
 
-modules/dense.safetensors holds `pooling.<name>`, `postprocess.<step>.<name>`, and `golden`: the pooled vectors of the
-model's golden sequences, which are computed again whenever the model is loaded.
+modules/<encoder>.safetensors, such as modules/dense.safetensors, holds `pooling.<name>`, `postprocess.<step>.<name>`,
+and `golden`: what the encoder computes for the model's golden sequences, which is computed again whenever the model is
+loaded.
 Shapes: B golden sequences, H width of the model.
 """
 
@@ -29,6 +30,12 @@ POSTPROCESS = "postprocess"
 def module_tensors(pooling: nn.Module, postprocessing: PostProcessing) -> dict[str, Tensor]:
     """The tensors to store, without the golden vectors."""
     tensors = {f"pooling.{name}": tensor for name, tensor in pooling.state_dict().items()}
+    return tensors | postprocess_tensors(postprocessing)
+
+
+def postprocess_tensors(postprocessing: PostProcessing) -> dict[str, Tensor]:
+    """The tensors of fitted post-processing steps."""
+    tensors: dict[str, Tensor] = {}
     for number, state in enumerate(postprocessing.states):
         for name, array in state.items():
             tensors[f"{POSTPROCESS}.{number}.{name}"] = torch.from_numpy(array.copy())
@@ -40,8 +47,11 @@ def is_stored(loaded: LoadedModel) -> bool:
     return (loaded.path / MODULES / f"{MODULE}.safetensors").is_file()
 
 
-def load_postprocessing(steps: tuple[PostProcess, ...], tensors: dict[str, Tensor]) -> PostProcessing:
-    """The post-processing with its fitted states. Raises `ArtifactError` for a tensor that belongs to no step."""
+def load_postprocessing(
+    steps: tuple[PostProcess, ...], tensors: dict[str, Tensor], module: str = MODULE
+) -> PostProcessing:
+    """The post-processing with its fitted states, from the tensors of a module. Raises `ArtifactError` for a tensor
+    that belongs to no step."""
     states: list[State] = [{} for _ in steps]
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -50,7 +60,7 @@ def load_postprocessing(steps: tuple[PostProcess, ...], tensors: dict[str, Tenso
             continue
         if not number.isdigit() or int(number) >= len(states):
             raise ArtifactError(
-                f"modules/{MODULE}.safetensors: '{name}' belongs to none of the model's {len(states)} post-processing "
+                f"modules/{module}.safetensors: '{name}' belongs to none of the model's {len(states)} post-processing "
                 "steps."
             )
         states[int(number)][key] = tensor.numpy()
@@ -70,12 +80,14 @@ def golden_vectors(compute: Compute, tensors: dict[str, Tensor], device: torch.d
         return compute(batch.to(device)).cpu()
 
 
-def verify_golden(loaded: LoadedModel, compute: Compute, tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Raises `ArtifactError` if `compute` does not give the `golden` values among `tensors` any more."""
+def verify_golden(
+    loaded: LoadedModel, compute: Compute, tensors: dict[str, Tensor], device: torch.device, module: str = MODULE
+) -> None:
+    """Raises `ArtifactError` if `compute` does not give the `golden` values among the tensors of a module any more."""
     computed = golden_vectors(compute, read_tensors(loaded.path / GOLDEN), device)
     difference = golden.relative_difference({"golden": computed}, tensors)
     if not difference <= golden.TOLERANCE:
         raise ArtifactError(
-            f"{loaded.path / MODULES / MODULE}.safetensors: the embedding no longer computes the vectors that were "
+            f"{loaded.path / MODULES / module}.safetensors: the embedding no longer computes the vectors that were "
             f"saved with it (relative difference {difference:.1e}, {golden.TOLERANCE:.0e} allowed)."
         )

@@ -26,7 +26,7 @@ from encodery.base.settings import encode
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import POSTPROCESS_FILE
 from encodery.encoders.files import read_texts
-from encodery.encoders.loading import kind_of
+from encodery.encoders.loading import encoder_name
 from encodery.encoders.packing import pack_sequences
 from encodery.encoders.pooling.cls import CLS
 from encodery.encoders.pooling.mean import Mean
@@ -70,8 +70,14 @@ class GraphExport:
         `texts` is a file, which 8-bit weights need. Raises `SettingsError` naming what the format cannot express, and
         `InputError` if there are too few texts.
         """
+        name = encoder_name(loaded.settings)
+        if name == "static":
+            raise SettingsError(
+                f"An export to {target} needs a model with layers; this one is static, a table of token embeddings. "
+                "Export it with --format sentence_transformers."
+            )
         require_exportable(loaded.model.settings, f"an export to {target}")
-        if "task" in loaded.settings or kind_of(loaded.settings) != "dense":
+        if "task" in loaded.settings or name != "dense":
             raise SettingsError(
                 f"An export to {target} needs a model of dense embeddings; this model's head would be lost."
             )

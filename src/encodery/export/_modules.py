@@ -21,6 +21,8 @@ from encodery.encoders.pooling.mean import Mean
 from encodery.encoders.pooling.weighted import Weighted
 from encodery.encoders.postprocess import PostProcess, State
 from encodery.encoders.postprocess.normalise import Normalise
+from encodery.encoders.single_vector import SingleVectorEncoder
+from encodery.encoders.static import StaticEncoder
 from encodery.finetune.predict import Predictor
 
 OLD, NEW = "sentence_transformers.models", "sentence_transformers"
@@ -70,12 +72,8 @@ def dense(encoder: DenseEncoder) -> list[Module]:
     return [TRANSFORMER, _pooling(encoder.model.settings.width, mode), *_postprocess(encoder)]
 
 
-def static(encoder: DenseEncoder) -> list[Module]:
+def static(encoder: StaticEncoder) -> list[Module]:
     """A table of token embeddings, and post-processing."""
-    if encoder.settings.pooling != Mean(include_special_tokens=False):
-        raise SettingsError(
-            "A model of depth 0 can be exported only with pooling = 'mean' and include_special_tokens = false."
-        )
     table = {"embedding.weight": encoder.model.encoder.token_embeddings}
     return [Module(f"{OLD}.StaticEmbedding", None, table), *_postprocess(encoder)]
 
@@ -124,7 +122,7 @@ def _pooling(width: int, mode: str) -> Module:
     return Module(f"{OLD}.Pooling", config | {f"pooling_mode_{name}": name == mode for name in ALL_POOLING_MODES})
 
 
-def _postprocess(encoder: DenseEncoder) -> list[Module]:
+def _postprocess(encoder: SingleVectorEncoder) -> list[Module]:
     modules: list[Module] = []
     width = encoder.model.settings.width
     for step, state in zip(encoder.postprocessing.steps, encoder.postprocessing.states, strict=True):

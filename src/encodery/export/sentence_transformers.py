@@ -3,8 +3,8 @@
 `SentenceTransformer(folder)` for dense embeddings, `SparseEncoder(folder)` for sparse term weights,
 `MultiVectorEncoder(folder)` for multi-vector embeddings, `CrossEncoder(folder)` for a model of the task `rank`. The
 folder has the files of `hf`, and pooling, post-processing, prompts and length: linear steps (whitening, centring,
-Matryoshka truncation) become a Dense layer, and a model without attention (`encoders/static_distillation.py`) becomes a
-StaticEmbedding. If sentence-transformers is installed, its outputs for a few texts are compared.
+Matryoshka truncation) become a Dense layer, and a static model (`encoders/static.py`) becomes a StaticEmbedding. If
+sentence-transformers is installed, its outputs for a few texts are compared.
 Shapes: N texts, K dimension of an embedding, V vocabulary.
 """
 
@@ -26,10 +26,13 @@ from encodery.base.errors import ArtifactError, SettingsError
 from encodery.base.settings import encode
 from encodery.encoders import DOCUMENT, QUERY
 from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.loading import load_encoder
+from encodery.encoders.loading import encoder_name, load_encoder
+from encodery.encoders.model_encoder import ModelEncoder
 from encodery.encoders.multi_vector import MultiVectorEncoder
 from encodery.encoders.postprocess.normalise import Normalise
+from encodery.encoders.single_vector import SingleVectorEncoder
 from encodery.encoders.sparse import SparseEncoder
+from encodery.encoders.static import StaticEncoder
 from encodery.export import Exporter, ExportResult, _modules
 from encodery.export._card import CardTexts
 from encodery.export._folder import FolderExport, Precision
@@ -82,7 +85,7 @@ class SentenceTransformersExporter(Exporter):
     license: str | None = None
 
     def write(self, loaded: LoadedModel, folder: Path, overwrite: bool = False) -> ExportResult:
-        is_static = loaded.model.settings.depth == 0
+        is_static = "task" not in loaded.settings and encoder_name(loaded.settings) == "static"
         export = None if is_static else FolderExport(loaded, self.checkpoint_format, self.dtype)
         content = _content(loaded)
         format_name = "static" if export is None else export.format_name
@@ -109,7 +112,9 @@ def _content(loaded: LoadedModel) -> _Content:
         return _ranker(Predictor.from_model(loaded, "cpu"))
     encoder = load_encoder(loaded, "cpu")
     if isinstance(encoder, DenseEncoder):
-        return _dense(encoder)
+        return _single_vector(encoder, _modules.dense(encoder))
+    if isinstance(encoder, StaticEncoder):
+        return _single_vector(encoder, _modules.static(encoder))
     if isinstance(encoder, SparseEncoder):
         return _sparse(encoder)
     if isinstance(encoder, MultiVectorEncoder):
@@ -117,11 +122,10 @@ def _content(loaded: LoadedModel) -> _Content:
     raise SettingsError(f"{encoder.kind} embeddings have no counterpart in sentence-transformers.")
 
 
-def _dense(encoder: DenseEncoder) -> _Content:
-    modules = (_modules.static if encoder.model.settings.depth == 0 else _modules.dense)(encoder)
-    steps = encoder.settings.postprocess
+def _single_vector(encoder: SingleVectorEncoder, modules: list[Module]) -> _Content:
+    steps = encoder.postprocessing.steps
     similarity = "cosine" if steps and isinstance(steps[-1], Normalise) else "dot"
-    config = {"prompts": encoder.settings.prompts, "similarity_fn_name": similarity}
+    config = {"prompts": dict(encoder.prompts), "similarity_fn_name": similarity}
 
     def outputs(peer: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         texts = _short_sentences(encoder)
@@ -194,9 +198,7 @@ def _ranker(predictor: Predictor) -> _Content:
     return _Content(modules, config, "feature-extraction", predictor.preprocessor.max_length, outputs)
 
 
-def _short_sentences(
-    encoder: DenseEncoder | SparseEncoder | MultiVectorEncoder, prompts: Mapping[str, str] | None = None
-) -> list[str]:
+def _short_sentences(encoder: ModelEncoder, prompts: Mapping[str, str] | None = None) -> list[str]:
     """The sentences that the model reads without truncation, after any of the prompts."""
 
     def fits(text: str) -> bool:

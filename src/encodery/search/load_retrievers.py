@@ -12,7 +12,7 @@ from encodery.base.artifact import Artifact
 from encodery.base.errors import InputError
 from encodery.encoders import TextEncoder
 from encodery.encoders.exported import parse_runtime
-from encodery.encoders.loading import DEFAULT_KIND, kind_of, load_encoder
+from encodery.encoders.loading import kind_of, load_dense, load_encoder
 from encodery.search.modes import DENSE, MODEL_MODES
 from encodery.search.retrievers import ModelRetriever
 
@@ -20,7 +20,7 @@ from encodery.search.retrievers import ModelRetriever
 def mode_of(folder: str | Path) -> str:
     """Return the mode of search of the model in a folder or run, by its manifest; the model is not loaded."""
     kinds = (kind_of(artifact.manifest.settings) for artifact in Artifact.find_all(folder))
-    return next((kind for kind in kinds if kind != DEFAULT_KIND), DEFAULT_KIND)
+    return next((kind for kind in kinds if kind != DENSE), DENSE)
 
 
 def load_retriever(folder: str | Path, runtime: str | None = None) -> ModelRetriever:
@@ -35,9 +35,7 @@ def load_retriever(folder: str | Path, runtime: str | None = None) -> ModelRetri
     loaded = load_model(folder)
     if runtime is None or kind_of(loaded.settings) != DENSE:
         return as_retriever(load_encoder(loaded))
-    from encodery.encoders.dense import DenseEncoder
-
-    return as_retriever(DenseEncoder.from_loaded(loaded, "cpu").with_runtime(parse_runtime(runtime)))
+    return as_retriever(load_dense(loaded, runtime=parse_runtime(runtime)))
 
 
 def load_retrievers(models: Sequence[Path], runtime: str | None) -> tuple[list[ModelRetriever], dict[str, Path]]:

@@ -22,7 +22,6 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import name_of
 from encodery.base.settings import encode
 from encodery.encoders import TextEncoder
-from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.model_encoder import ModelEncoder
 
 NO_EFFECT_ON_VECTORS = ("folder", "threads", "batch_tokens", "device")
@@ -74,7 +73,7 @@ def provenance_of(encoder: TextEncoder) -> RuntimeProvenance:
     """Return what runs the model of an encoder."""
     if not isinstance(encoder, ModelEncoder):
         return RuntimeProvenance()
-    runtime = encoder.runtime if isinstance(encoder, DenseEncoder) else None
+    runtime = encoder.runtime
     if runtime is None:
         return TORCH
     name, folder = name_of(runtime), getattr(runtime, "folder", None)
@@ -84,11 +83,6 @@ def provenance_of(encoder: TextEncoder) -> RuntimeProvenance:
     export = "" if folder is None else Artifact.open(folder, "export").manifest.fingerprint
     digest = hashlib.sha256(json.dumps([settings, export], sort_keys=True).encode()).hexdigest()[:32]
     return RuntimeProvenance(name, digest, "" if folder is None else str(Path(folder).resolve()))
-
-
-def model_fingerprint_of(encoder: TextEncoder) -> str:
-    """Return the fingerprint of an encoder's model, whatever runs it."""
-    return encoder.model_fingerprint if isinstance(encoder, DenseEncoder) else encoder.fingerprint
 
 
 def check_batch_invariance(encoder: TextEncoder, provenance: RuntimeProvenance) -> None:

@@ -13,7 +13,8 @@ from encodery.base.errors import InputError
 from encodery.base.settings import encode
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import parse_runtime
-from encodery.encoders.loading import kind_of, load_encoder
+from encodery.encoders.loading import load_encoder
+from encodery.encoders.single_vector import SingleVectorEncoder
 from encodery.finetune import imported
 from encodery.finetune.predict import Predictor
 from encodery.model.load import LoadedModel, load_model
@@ -28,6 +29,7 @@ from encodery.serve.probes import cost_probe, one_probe_per_group, smallest_requ
 from encodery.serve.search_model import SearchModel
 from encodery.serve.served_model import InferenceRequest, ServedModel
 from encodery.serve.shared_encoder import share_encoders
+from encodery.serve.static_model import StaticModel
 from encodery.serve.task_model import TaskModel
 from encodery.serve.tokenize_model import TokenizeModel
 
@@ -38,8 +40,8 @@ MIN_DIMENSION = 32  # The smallest that the loss `matryoshka` trains if it names
 @dataclass(frozen=True)
 class ServeSettings:
     """What to serve: `models` as name=folder or folder; an `index`; the `rerank` model of its searches; the `truncate`
-    policy of requests that name none; the `runtime` of dense embeddings (None: the model itself) and its `threads`
-    (None: its own default)."""
+    policy of requests that name none; the `runtime` of dense embeddings that are not static (None: the model itself)
+    and its `threads` (None: its own default)."""
 
     models: tuple[str, ...]
     index: str | None = None
@@ -117,23 +119,33 @@ def operations_of(loaded: LoadedModel, settings: ServeSettings) -> dict[str, Ser
     operations: dict[str, ServedModel] = {"tokenize": TokenizeModel(loaded.tokenizer)}
     if "task" in loaded.settings or (loaded.artifact is None and imported.read_head(loaded) is not None):
         operations["predict"] = TaskModel(Predictor.from_model(loaded), settings.truncate)
-    elif (kind := kind_of(loaded.settings)) != DenseEncoder.kind:
-        operations[kind] = EncoderModel(load_encoder(loaded), truncate)
     else:
-        encoder, single_thread_encoder = DenseEncoder.from_loaded(loaded), None
-        if settings.runtime is not None:
-            runtime = parse_runtime(settings.runtime)
-            if hasattr(runtime, "threads"):
-                if settings.threads != 1:
-                    single_thread_encoder = encoder.with_runtime(_with_threads(runtime, 1))
-                runtime = _with_threads(runtime, settings.threads)
-            encoder = encoder.with_runtime(runtime)
-        dims = matryoshka_dims(loaded, encoder.dimension)
-        operations["embed"] = DenseModel(encoder, dims, truncate, single_thread_encoder)
-        operations["states"] = TokenStateModel(DenseModel(encoder, (), truncate, single_thread_encoder))
+        encoder = load_encoder(loaded)
+        if isinstance(encoder, DenseEncoder):
+            operations |= _dense_operations(loaded, encoder, settings)
+        elif isinstance(encoder, SingleVectorEncoder):
+            operations["embed"] = StaticModel(encoder, matryoshka_dims(loaded, encoder.dimension), truncate)
+        else:
+            operations[encoder.kind] = EncoderModel(encoder, truncate)
     if "mlm" in loaded.model.heads and loaded.tokenizer.roles["mask"] is not None:
         operations["fill"] = FillMaskModel(loaded, loaded.model)
     return operations
+
+
+def _dense_operations(loaded: LoadedModel, encoder: DenseEncoder, settings: ServeSettings) -> dict[str, ServedModel]:
+    truncate, single_thread_encoder = settings.truncate or "error", None
+    if settings.runtime is not None:
+        runtime = parse_runtime(settings.runtime)
+        if hasattr(runtime, "threads"):
+            if settings.threads != 1:
+                single_thread_encoder = encoder.with_runtime(_with_threads(runtime, 1))
+            runtime = _with_threads(runtime, settings.threads)
+        encoder = encoder.with_runtime(runtime)
+    dims = matryoshka_dims(loaded, encoder.dimension)
+    return {
+        "embed": DenseModel(encoder, dims, truncate, single_thread_encoder),
+        "states": TokenStateModel(DenseModel(encoder, (), truncate, single_thread_encoder)),
+    }
 
 
 def _with_threads(runtime: Any, threads: int | None) -> Runtime:

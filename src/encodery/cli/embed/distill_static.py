@@ -30,10 +30,10 @@ def command(
     from encodery.base.settings import decode, parse_overrides
     from encodery.cli._screen import screen
     from encodery.encoders.files import read_texts
-    from encodery.encoders.static_distillation import StaticSettings, distill_static
+    from encodery.encoders.static_distillation import StaticDistillationSettings, distill_static
     from encodery.model.load import load_model
 
-    chosen = decode(StaticSettings, parse_overrides(settings or []), where="static")
+    chosen = decode(StaticDistillationSettings, parse_overrides(settings or []), where="static")
     counted = None if texts is None else read_texts(texts, column)
     artifact = distill_static(load_model(model), out, chosen, counted, overwrite)
     size = sum(entry["bytes"] for entry in artifact.manifest.files.values()) / 1e6

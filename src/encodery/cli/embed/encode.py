@@ -41,11 +41,10 @@ def command(
     """
     from encodery.base.errors import InputError
     from encodery.cli._screen import screen
-    from encodery.encoders.dense import DenseEncoder
     from encodery.encoders.exported import parse_runtime
     from encodery.encoders.files import EmbeddingFile, read_texts
     from encodery.encoders.json_lines import json_lines
-    from encodery.encoders.loading import kind_of, load_encoder
+    from encodery.encoders.loading import kind_of, load_dense, load_encoder
     from encodery.model.load import load_model
 
     if (file is None) == (not texts):
@@ -59,11 +58,7 @@ def command(
             )
         _write_lines(json_lines(load_encoder(loaded), source, truncate, batch_tokens, prompt), out, truncate)
         return
-    embedder = (
-        DenseEncoder.from_loaded(loaded)
-        if runtime is None
-        else DenseEncoder.from_loaded(loaded, "cpu").with_runtime(parse_runtime(runtime))
-    )
+    embedder = load_dense(loaded, runtime=None if runtime is None else parse_runtime(runtime))
     start = time.perf_counter()
     count = tokens = dropped = 0
     pieces = embedder.stream(source, truncate, batch_tokens, prompt)

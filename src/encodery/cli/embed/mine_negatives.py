@@ -51,7 +51,7 @@ def command(
     from encodery.embed.mined_rows import MiningSettings, mine_rows
     from encodery.embed.negatives.reranked import RerankedNegatives
     from encodery.embed.reading import read_splits
-    from encodery.encoders.dense import DenseEncoder
+    from encodery.encoders.loading import load_dense
     from encodery.model.load import load_model
 
     if out.suffix != ".jsonl":
@@ -70,7 +70,7 @@ def command(
             raise SettingsError(
                 "miner: this miner searches embeddings; name a model with --model, or choose miner.is=bm25."
             )
-        embedder = DenseEncoder.from_loaded(load_model(model))
+        embedder = load_dense(load_model(model))
     predictor = None if judge is None else _judge(judge)
     teacher = _teacher(predictor) if predictor is not None and (scores or not chosen.num_negatives) else None
     made = mine_rows(splits[split], chosen, embedder, None if predictor is None else predictor.score, teacher)

@@ -133,7 +133,7 @@ def _whiten(planned: EmbedPlan, model: str, out: Path, console: Console) -> None
     from encodery.base.settings import encode
     from encodery.embed.examples import column_roles
     from encodery.embed.postprocess_fitting import evaluate_examples, fit_postprocess
-    from encodery.encoders.dense import DenseEncoder
+    from encodery.encoders.loading import load_dense
     from encodery.model.load import load_model
 
     settings = planned.settings
@@ -150,7 +150,7 @@ def _whiten(planned: EmbedPlan, model: str, out: Path, console: Console) -> None
     if planned.test is not None:
         prompts = settings.prompt_names(column_roles(len(planned.test.columns)))
         before, after = (
-            evaluate_examples(DenseEncoder.from_loaded(load_model(path)), planned.test, prompts, settings.truncate)
+            evaluate_examples(load_dense(load_model(path)), planned.test, prompts, settings.truncate)
             for path in (model, out)
         )
         written.add_metrics({f"test_{name}": value for name, value in after.items()})

@@ -58,4 +58,15 @@ def _dense(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
     return {**storage.module_tensors(new.pooling, new.postprocessing), "golden": vectors}
 
 
-_MOVES: dict[str, Callable[[LoadedModel, Model], dict[str, Tensor]]] = {"task": _task, "dense": _dense}
+def _static(loaded: LoadedModel, model: Model) -> dict[str, Tensor]:
+    from encodery.encoders.static import KEY, StaticEncoder
+
+    old = StaticEncoder.from_loaded(loaded, "cpu")
+    return StaticEncoder(model, loaded.tokenizer, old.settings, old.postprocessing, "cpu").stored().modules[KEY]
+
+
+_MOVES: dict[str, Callable[[LoadedModel, Model], dict[str, Tensor]]] = {
+    "task": _task,
+    "dense": _dense,
+    "static": _static,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,16 +51,17 @@ def command(
         if _vocabulary(other) != _vocabulary(first):
             raise SettingsError(f"{name}: has another tokenizer than {base}, so that their weights cannot be merged.")
     state = rule.merge(first.model.state_dict(), [other.model.state_dict() for other in others], seed)
-    chosen = first if head is None else others[names.index(head)]
     model = model_of_state(first.model.settings, state)
-    kept = chosen.settings if head is not None else {"dense": first.settings["dense"]} if _pools(first) else {}
+    chosen = first if head is None else others[names.index(head)]
+    kept = _kept_settings(first) if head is None else chosen.settings
+    has_modules = head is not None or "static" in kept
     parents = {"base": first, **{f"model {number}": other for number, other in enumerate(others, 1)}}
     save_model(
         out,
         model,
         first.tokenizer_path,
         settings={**kept, "merging": encode(rule)},
-        modules={} if head is None else carried(chosen, model),
+        modules=carried(chosen, model) if has_modules else {},
         provenance=Provenance(
             {name: parent.artifact for name, parent in parents.items() if parent.artifact is not None}
         ),
@@ -69,9 +70,12 @@ def command(
     screen().print(f"{out}: {len(others)} models merged by {method}.", soft_wrap=True)
 
 
-def _pools(loaded: LoadedModel) -> bool:
-    """Return whether the model has embedding settings without trained embedding modules."""
-    return "dense" in loaded.settings and "dense" not in loaded.modules()
+def _kept_settings(base: LoadedModel) -> dict[str, Any]:
+    """Return the embedding settings of the base: those without trained modules, and those of a static model, whose
+    embeddings are the weights that are merged."""
+    if "dense" in base.settings and "dense" in base.modules():
+        return {}
+    return {name: base.settings[name] for name in ("dense", "static") if name in base.settings}
 
 
 def _vocabulary(loaded: LoadedModel) -> str:

@@ -35,7 +35,7 @@ def command(model: ModelArgument, as_json: Json = False) -> None:
 def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     """Return what `model show` prints, as JSON values."""
     from encodery.base.settings import encode
-    from encodery.encoders.loading import kinds
+    from encodery.encoders.loading import encoder_names
 
     manifest = None if loaded.artifact is None else loaded.artifact.manifest
     facts: dict[str, Any] = {
@@ -46,7 +46,7 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     }
     if loaded.tokenizer_path is not None:
         facts["tokenizer"] = {"tokens": loaded.tokenizer.used_size, "fingerprint": loaded.tokenizer.fingerprint}
-    facts |= {name: loaded.settings[name] for name in (*kinds(), "task") if name in loaded.settings}
+    facts |= {name: loaded.settings[name] for name in (*encoder_names(), "task") if name in loaded.settings}
     if manifest is not None:
         facts |= {"created": manifest.created, "metrics": manifest.metrics}
     return facts

@@ -16,13 +16,14 @@ from encodery.base.machine import derive_seed
 from encodery.base.settings import encode
 from encodery.embed.heldout_metrics import EncodedVectors
 from encodery.embed.objective_context import ObjectiveContext, encode_pool, evaluation_mode, seeded
+from encodery.embed.source_encoder import trained_encoder
 from encodery.embed.text_pool import TextPool
 from encodery.embed.trainable_postprocess import TrainablePostProcess
 from encodery.embed.training_texts import TrainingTexts
 from encodery.encoders import storage
-from encodery.encoders.dense import DenseEncoder, unfitted_postprocessing
 from encodery.encoders.postprocess import PostProcess
-from encodery.encoders.postprocessing import PostProcessing
+from encodery.encoders.postprocessing import PostProcessing, unfitted_postprocessing
+from encodery.encoders.single_vector import SingleVectorEncoder
 from encodery.model.network import Model
 from encodery.model.shape import Batch, Output
 
@@ -39,7 +40,7 @@ class DenseHead:
         with seeded(derive_seed(context.seed, "pooling")):
             pooling = settings.build(self.model.settings.shape)
         loaded = context.loaded
-        if storage.is_stored(loaded) and loaded.settings[DenseEncoder.kind]["pooling"] == encode(settings):
+        if storage.is_stored(loaded) and loaded.settings[storage.MODULE]["pooling"] == encode(settings):
             pooling.load_state_dict(storage.pooling_state(loaded.module_state(storage.MODULE)))
         self.pooling = pooling.to(context.device)
 
@@ -76,12 +77,12 @@ class DenseHead:
             )
         self.trained_through = TrainablePostProcess(self.steps, self.sample(texts)).to(self.context.device)
 
-    def encoder(self, model: Model, texts: TrainingTexts) -> DenseEncoder:
+    def encoder(self, model: Model, texts: TrainingTexts) -> SingleVectorEncoder:
         """Return the encoder of the trained model; its steps are fitted to the training texts if not yet."""
         pooling = self.context.encoder.pooling.build(model.settings.shape)
         pooling.load_state_dict({name: tensor.cpu() for name, tensor in self.pooling.state_dict().items()})
         steps = self.postprocessing(texts)
-        return DenseEncoder(model, self.context.loaded.tokenizer, self.context.encoder, steps, "cpu", pooling)
+        return trained_encoder(self.context.loaded, model, self.context.encoder, steps, pooling)
 
     def postprocessing(self, texts: TrainingTexts) -> PostProcessing:
         """Return the postprocess steps with what was fitted."""

@@ -28,7 +28,7 @@ from encodery.embed.objectives import EmbeddingObjective
 from encodery.embed.objectives._dense_head import DenseHead
 from encodery.embed.text_pool import TextPool
 from encodery.embed.training_texts import StepInfo, TrainingTexts
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.single_vector import SingleVectorEncoder
 from encodery.model.decoder import Decoder
 from encodery.model.decoder_settings import DecoderSettings
 from encodery.model.heads.mlm import MLMHead
@@ -122,5 +122,5 @@ class _DenoisingModule(EmbeddingObjectiveModule):
     def compare(self, pool: TextPool, texts: np.ndarray) -> EncodedTexts:
         return self.head.compare(pool, texts)
 
-    def encoder(self, model: Model, texts: TrainingTexts) -> DenseEncoder:
+    def encoder(self, model: Model, texts: TrainingTexts) -> SingleVectorEncoder:
         return self.head.encoder(model, texts)

@@ -27,7 +27,7 @@ from encodery.embed.objectives._dense_head import DenseHead
 from encodery.embed.objectives._noise import span_noise
 from encodery.embed.text_pool import TextPool
 from encodery.embed.training_texts import StepInfo, TrainingTexts, by_column
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.single_vector import SingleVectorEncoder
 from encodery.model.network import Model
 from encodery.model.shape import Batch
 from encodery.objectives import Count, LossTerm
@@ -91,5 +91,5 @@ class _DenseModule(EmbeddingObjectiveModule):
     def compare(self, pool: TextPool, texts: np.ndarray) -> EncodedTexts:
         return self.head.compare(pool, texts)
 
-    def encoder(self, model: Model, texts: TrainingTexts) -> DenseEncoder:
+    def encoder(self, model: Model, texts: TrainingTexts) -> SingleVectorEncoder:
         return self.head.encoder(model, texts)

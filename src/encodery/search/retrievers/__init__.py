@@ -16,7 +16,7 @@ from encodery.encoders.embeddings import TextEmbeddings
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.text_windows import token_offsets
 from encodery.search.filters import Condition
-from encodery.search.runtime_provenance import check_batch_invariance, model_fingerprint_of, provenance_of
+from encodery.search.runtime_provenance import check_batch_invariance, provenance_of
 from encodery.search.store import Hit, Store
 
 
@@ -47,7 +47,7 @@ class ModelRetriever(Retriever):
 
     def __init__(self, encoder: TextEncoder, postprocess: PostProcessing | None = None) -> None:
         self.encoder, self.postprocess = encoder, postprocess
-        self.dim, self.fingerprint = encoder.dimension, model_fingerprint_of(encoder)
+        self.dim, self.fingerprint = encoder.dimension, encoder.model_fingerprint
         self.provenance = provenance_of(encoder)
         prompt = encoder.prompt_text(None, DOCUMENT)
         self.max_length = max(encoder.max_content_tokens - len(self.token_offsets(prompt)), 1)
