@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from encodery.encoders.sparse import SparseEncoder, SparseSettings, TermHead
 from encodery.evaluate.compare import SuiteTask, compare
 from encodery.evaluate.mteb import MTEBEncoder
 from encodery.evaluate.suites.retrieval import RetrievalSuite
 from encodery.evaluate.suites.sts import STSSuite
 from encodery.evaluate.systems.model import ModelSystem
+from encodery.model.load import load_model, save_model
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -52,7 +55,7 @@ def test_it_is_what_mteb_calls_an_encoder(encoder: MTEBEncoder) -> None:
     assert meta.name == "local/model"
     assert meta.embed_dim == 384
     assert meta.n_parameters == 22_565_376
-    same, other = encoder.embedder.encode(["a river", "a car"]).vectors
+    same, other = encoder.encoder.encode(["a river", "a car"]).vectors
     assert encoder.similarity(same, np.stack([same, other])).shape == (1, 2)
     assert encoder.similarity_pairwise([same, other], [same, same]) == pytest.approx([1, same @ other], abs=1e-5)
 
@@ -84,7 +87,21 @@ def test_similarity_task(encoder: MTEBEncoder, minilm: Path, tmp_path: Path) -> 
     assert 0.2 < theirs < 1
 
 
-def test_retrieval_task(encoder: MTEBEncoder, minilm: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sparse(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of term weights, whose head is not trained."""
+    loaded, folder = load_model(minilm), tmp_path_factory.mktemp("sparse") / "model"
+    torch.manual_seed(0)
+    settings, head = SparseSettings(terms="tokens"), TermHead(loaded.model.settings.width)
+    stored = SparseEncoder(loaded.model, loaded.tokenizer, settings, "cpu", head).stored()
+    save_model(folder, loaded.model, loaded.tokenizer_path, settings=stored.settings, modules=stored.modules)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_retrieval_task(kind: str, minilm: Path, sparse: Path, tmp_path: Path) -> None:
+    model = minilm if kind == "dense" else sparse
+    encoder = MTEBEncoder(model)
     corpus = {f"d{n}": f"All that is known of the {word}, and of the {WORDS[n - 3]}." for n, word in enumerate(WORDS)}
     queries = {f"q{n}": f"tell me about {word}" for n, word in enumerate(WORDS)}
     grades = {f"q{n}": {f"d{n}": 2, f"d{(n + 3) % 10}": 1} for n in range(10)}
@@ -115,7 +132,7 @@ def test_retrieval_task(encoder: MTEBEncoder, minilm: Path, tmp_path: Path) -> N
     lines = [f"{query}\t{document}\t{grade}" for query, held in grades.items() for document, grade in held.items()]
     (tmp_path / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
     result = (
-        compare([ModelSystem(path=str(minilm))], [SuiteTask(suite=RetrievalSuite(k=3, depth=10), data=tmp_path)])
+        compare([ModelSystem(path=str(model))], [SuiteTask(suite=RetrievalSuite(k=3, depth=10), data=tmp_path)])
         .rows[0]
         .result
     )
@@ -129,7 +146,7 @@ def test_retrieval_task(encoder: MTEBEncoder, minilm: Path, tmp_path: Path) -> N
 def test_prompts_in_the_order_mteb_promises(encoder: MTEBEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     task = SimpleNamespace(name="NFCorpus", type="Retrieval")
     prompts: dict[str, str] = {}
-    monkeypatch.setattr(encoder.embedder, "settings", SimpleNamespace(prompts=prompts))
+    monkeypatch.setattr(encoder.encoder, "settings", SimpleNamespace(prompts=prompts))
     assert encoder.prompt(task, "query") is None
     for name in ("query", "Retrieval", "Retrieval-query", "NFCorpus", "NFCorpus-query"):
         prompts[name] = "x"
