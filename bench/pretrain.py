@@ -51,7 +51,15 @@ def prepare(text: list[Path], work: Path, vocab: int) -> None:
         encodery("corpus", "build", *text, "--out", work / "corpus")
     if not (work / "tokenizer").exists():
         encodery(
-            "tokens", "train", work / "corpus", "--out", work / "tokenizer", "kind=wordpiece", f"vocab_size={vocab}"
+            "tokens",
+            "train",
+            work / "corpus",
+            "--out",
+            work / "tokenizer",
+            "kind=wordpiece",
+            "kind.lowercase=true",
+            "kind.strip_accents=true",
+            f"vocab_size={vocab}",
         )
     if not (work / "corpus_lines").exists():
         lines_corpus(work / "corpus", work / "corpus_lines")

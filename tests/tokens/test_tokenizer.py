@@ -18,6 +18,7 @@ from encodery.tokens.kind.byte import Byte
 from encodery.tokens.kind.hub import Hub
 from encodery.tokens.kind.unigram import Unigram
 from encodery.tokens.kind.wordpiece import Wordpiece
+from encodery.tokens.measure import information_loss
 from encodery.tokens.sample import DocumentSample
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.train import TokenizerSettings, train_tokenizer
@@ -56,7 +57,9 @@ def test_it_is_the_same_after_saving(tokenizer: Tokenizer, tmp_path: Path, texts
     assert config["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
 
 
-@pytest.mark.parametrize("kind", [Wordpiece(), Wordpiece(cased=True), Bpe(), Unigram(), Byte()], ids=repr)
+@pytest.mark.parametrize(
+    "kind", [Wordpiece(), Wordpiece(lowercase=True, strip_accents=True), Bpe(), Unigram(), Byte()], ids=repr
+)
 def test_transformers_loads_it_with_the_same_ids(kind: object, texts: list[str], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     tokenizer = Tokenizer(kind.train([t[:3000] for t in texts], 600))  # type: ignore[attr-defined]
@@ -123,12 +126,39 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
+def test_case_accents_and_rare_characters_are_kept() -> None:
+    """German nouns, a sentence without spaces, vowel signs, an emoji next to a word."""
+    thai = "ภาษาไทยเป็นภาษาที่มีระดับเสียงของคำแน่นอนหรือวรรณยุกต์เช่นเดียวกับภาษาจีนและออกเสียงแยกคำต่อคำเป็นที่ลำบากของชาวต่างชาติ"
+    texts = ["Die Möwe möchte mochte über der See", "हिन्दी की भाषा", thai, "great movie"] * 4
+    made = Tokenizer(Wordpiece().train(texts, 600))
+    assert made.decode(made.encode("Die Möwe möchte über")) == "Die Möwe möchte über"
+    assert made.encode("möchte").tolist() != made.encode("mochte").tolist()
+    assert made.decode(made.encode("हिन्दी")) == "हिन्दी"
+    assert made.unk_id not in made.encode(thai * 3)
+    pieces = [made.piece(number) for number in made.encode("great👍🏽 movie")]
+    assert pieces == ["great", "[UNK]", "[UNK]", "movie"]
+    folded = Tokenizer(Wordpiece(lowercase=True, strip_accents=True).train(texts, 600))
+    assert folded.encode("Möchte").tolist() == folded.encode("mochte").tolist()
+
+
+def test_training_counts_what_is_unknown_and_folded(corpus: Path, tmp_path: Path) -> None:
+    kept = train_tokenizer(corpus, tmp_path / "kept", TokenizerSettings(vocab_size=1000)).manifest.metrics
+    assert kept["folded_rate"] == 0.0
+    settings = TokenizerSettings(vocab_size=1000, kind=Wordpiece(lowercase=True))
+    folded = train_tokenizer(corpus, tmp_path / "folded", settings).manifest.metrics
+    assert 0.02 < folded["folded_rate"] < 0.9
+    tokenizer = Tokenizer(Wordpiece().train(["a plain text"] * 3, 64))
+    lost = information_loss(tokenizer, [Document("1", "a plain 中 text 中 ☃", {})])
+    assert lost["unknown_characters"] == ["中", "☃"]
+    assert lost["unknown_rate"] == pytest.approx(3 / 6)
+
+
 def test_offsets_point_into_the_text(tokenizer: Tokenizer) -> None:
     text = "The Statement, executed."
     ids, offsets = tokenizer.encode_with_offsets(text, add_special_tokens=True)
     assert offsets[0].tolist() == offsets[-1].tolist() == [0, 0]
-    pieces = [text[a:b].lower() for a, b in offsets.tolist()]
-    assert "".join(pieces) == "thestatement,executed."
+    pieces = [text[a:b] for a, b in offsets.tolist()]
+    assert "".join(pieces) == "TheStatement,executed."
     assert [tokenizer.piece(i).removeprefix("##") for i in ids[1:-1]] == pieces[1:-1]
 
 

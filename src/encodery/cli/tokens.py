@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,7 +35,7 @@ def train(
 
     console = screen(highlight=True)
     chosen = decode_with_overrides(TokenizerSettings, {}, parse_overrides(settings or []), where="tokenizer")
-    with console.status("training"):
+    with console.status(f"training on at most {chosen.max_sample_bytes / 1e6:,.0f} MB of text"):
         artifact = train_tokenizer(corpus, out, chosen, overwrite=overwrite)
     metrics = artifact.manifest.metrics
     console.print(
@@ -43,6 +43,8 @@ def train(
         f"{metrics['sample_documents']:,} of {metrics['offered_documents']:,} documents "
         f"({metrics['sample_bytes'] / 1e6:,.1f} MB) in {metrics['seconds']:,.1f} s"
     )
+    if "unknown_rate" in metrics:
+        console.print(_information_loss(metrics), markup=False)
 
 
 @app.command()
@@ -135,6 +137,19 @@ def split(
     loaded = Tokenizer.load(tokenizer)
     ids = loaded.encode(text, add_special_tokens=True, parse_special_tokens=True).tolist()
     screen().print("  ".join(f"{loaded.piece(token)} {token}" for token in ids), markup=False)
+
+
+def _information_loss(metrics: dict[str, Any]) -> str:
+    """What the tokenizer does not keep of the held-out text, in a sentence or two."""
+    rate, characters = metrics["unknown_rate"], metrics["unknown_characters"]
+    unknown = "No token of the held-out text is unknown"
+    if rate:
+        unknown = f"{rate:.3%} of the tokens of the held-out text are unknown, such as {' '.join(characters)}"
+        unknown += "; kind=bpe and kind=unigram know every character"
+    folded = "case and accents are kept"
+    if metrics["folded_rate"]:
+        folded = f"{metrics['folded_rate']:.1%} of its words are changed by folding case, accents or forms of letters"
+    return f"{unknown}; {folded}."
 
 
 def _metrics_table(measured: list[TokenizerMetrics]) -> Table:

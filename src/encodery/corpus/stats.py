@@ -56,7 +56,7 @@ def measure_corpus(corpus: str | Path) -> CorpusStats:
             size += len(document.text.encode("utf-8"))
             lengths[1 << max(3, (length - 1).bit_length() if length else 0)] += 1
             stats.max_words = max(stats.max_words, length)
-            scripts.update(_scripts(document.text[:LETTERS_READ]))
+            scripts.update(count_scripts(document.text[:LETTERS_READ]))
         stats.documents[split], stats.bytes[split], stats.words[split] = count, size, words
     stats.histogram = {edge: lengths[edge] for edge in sorted(lengths)}
     letters = max(1, sum(scripts.values()))
@@ -64,7 +64,8 @@ def measure_corpus(corpus: str | Path) -> CorpusStats:
     return stats
 
 
-def _scripts(text: str) -> Counter[str]:
+def count_scripts(text: str) -> Counter[str]:
+    """Return the number of letters of a text in each script."""
     counts: Counter[str] = Counter()
     for letter, count in Counter(filter(str.isalpha, text)).items():
         counts[_script(letter)] += count

@@ -44,7 +44,16 @@ class Demo:
         text = self._text(log)
         corpus, tokens, run, index = (self.out / name for name in ("corpus", "tokens", "run", "index"))
         self._verb("corpus", "build", text, "--out", corpus, *self._licenses(text))
-        self._verb("tokens", "train", corpus, "--out", self.out / "tokenizer", "kind=wordpiece", "vocab_size=8192")
+        self._verb(
+            "tokens",
+            "train",
+            corpus,
+            "--out",
+            self.out / "tokenizer",
+            "kind=wordpiece",
+            "kind.lowercase=true",
+            "vocab_size=8192",
+        )
         self._verb("tokens", "encode", corpus, "--tokenizer", self.out / "tokenizer", "--out", tokens)
         if not (run / "model").exists():
             self._pretrain(tokens, run, corpus)

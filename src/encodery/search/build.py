@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ from encodery.search.writer import StoreWriter, postprocess_points
 
 KIND = "index"
 STORE, POSTPROCESS, FUSION, PROGRESS = "store", "postprocess.safetensors", "fusion.json", "progress.json"
+
+LANGUAGE_DOCUMENTS = 200
+"""The number of documents, from the first on, in which the language of an index is found."""
 
 Progress = Callable[[int, int], None]
 """Called with the numbers of documents and passages done so far."""
@@ -117,6 +120,7 @@ def build_from(
 ) -> BuiltIndex:
     """Build an index of the passages of a source; see `build`."""
     target = Path(out)
+    settings = replace(settings, engine=settings.engine.for_texts(source.first_texts(LANGUAGE_DOCUMENTS)))
     plan = {
         "index": encode(settings),
         "models": source.models,
@@ -220,6 +224,7 @@ class _Builder:
         return {
             **metrics,
             **{name: self.counts[name] for name in ("tokens", "dropped_tokens", "replaced")},
+            "language": encode(self.settings.engine).get("language"),
             "weight": calibration.weight,
             "seconds": round(before + time.perf_counter() - started, 2),
             "bytes": size,

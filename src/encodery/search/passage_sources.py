@@ -50,6 +50,11 @@ class PassageSource(abc.ABC):
     def documents(self, start: int) -> Iterator[DocumentPassages]:
         """Yield all documents but the first `start`, in the same order every time."""
 
+    def first_texts(self, number: int) -> Iterator[str]:
+        """Yield the texts of the passages of the first documents."""
+        for document in itertools.islice(self.documents(0), number):
+            yield from (point.text for point in document.passages)
+
     @abc.abstractmethod
     def sample(self) -> list[Point]:
         """Return some passages with the embeddings of every model, before post-processing."""

@@ -18,6 +18,8 @@ from encodery.search.filters import Condition
 DOCUMENT = "document"
 NUMBER = "number"
 TEXT = "text"
+WORDS = "words"
+"""Of a language without spaces, a copy of the text with its characters set apart."""
 METADATA = "metadata"
 Precision = Literal["fp32", "fp16", "int8", "binary"]
 """How vectors are stored. int8: randomly rotated, then one byte per dimension; the original vectors are not kept.

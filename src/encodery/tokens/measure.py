@@ -8,6 +8,7 @@ byte of models.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -134,6 +135,31 @@ def measure(tokenizer: Tokenizer, documents: list[Document], name: str) -> Token
         sources={source: SourceMetrics(**sources[source].metrics()) for source in largest if source},
         **total.metrics(),
     )
+
+
+def information_loss(tokenizer: Tokenizer, documents: list[Document]) -> dict[str, Any]:
+    """Return what a tokenizer loses of a text: `unknown_rate`, the fraction of the tokens that are [UNK], the most
+    frequent `unknown_characters`, and `folded_rate`, the fraction of the words whose case or letters are changed."""
+    count, unknown, words = _Count(), Counter[str](), Counter[str]()
+    for document in documents:
+        ids, offsets = tokenizer.encode_with_offsets(document.text)
+        count.add(document.text, ids, tokenizer.unk_id)
+        unknown.update(document.text[start:end] for start, end in offsets[ids == tokenizer.unk_id].tolist())
+        words.update(WORD.findall(document.text))
+    normalizer = tokenizer.backend.normalizer
+    folded = sum(
+        times for word, times in words.items() if normalizer and _is_folded(word, normalizer.normalize_str(word))
+    )
+    return {
+        "unknown_rate": count.metrics()["unknown_rate"],
+        "unknown_characters": [text for text, _ in unknown.most_common(LISTED)],
+        "folded_rate": round(folded / max(words.total(), 1), 6),
+    }
+
+
+def _is_folded(word: str, normalized: str) -> bool:
+    """Whether more than spaces and the way of writing an accent differs."""
+    return unicodedata.normalize("NFC", "".join(normalized.split())) != unicodedata.normalize("NFC", word)
 
 
 def _single_token_words(tokenizer: Tokenizer, words: Counter[str]) -> float:

@@ -67,6 +67,8 @@ def print_statistics(console: Console, metrics: dict[str, Any], folder: Path) ->
         agreement = metrics.get("exact_recall")
         suffix = "" if agreement is None else f", {agreement:.1%} of the ten nearest neighbours agree with fp32"
         console.print(f"  vectors    {metrics['vectors']}{suffix}")
+    if metrics.get("language"):
+        console.print(f"  language   {metrics['language']} for BM25 (engine.language=… sets another)")
     console.print(f"  weight     {metrics['weight']:.2f} for the models in hybrid ranking, the rest for BM25")
     if metrics.get("replaced"):
         console.print(f"  replaced   {metrics['replaced']:,} documents by later ones with the same id")

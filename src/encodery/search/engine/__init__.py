@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from encodery.base.parts import Part
@@ -12,6 +12,11 @@ from encodery.search.store import Fields, Store
 
 class SearchEngine(Part):
     """Creates and opens stores."""
+
+    def for_texts(self, texts: Iterable[str]) -> SearchEngine:
+        """Return the engine with what it leaves to the texts of an index, such as their language, chosen by some of
+        them. By default nothing is left."""
+        return self
 
     @abc.abstractmethod
     def create(self, folder: Path, fields: Fields) -> Store:

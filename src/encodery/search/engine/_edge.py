@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from encodery.base.errors import ArtifactError, DiskFull, EncoderyError
-from encodery.search.engine._analyser import Analyser
+from encodery.search.engine._analyser import Analyser, is_spaceless
 from encodery.search.engine._points import PointStore, point_from
 from encodery.search.engine._stored import payload_of
 from encodery.search.filters import Condition
-from encodery.search.store import TEXT, Fields, Hit, Point
+from encodery.search.store import TEXT, WORDS, Fields, Hit, Point
 
 DEEPER = 4
 
@@ -27,6 +27,7 @@ class EdgeStore(PointStore):
 
         super().__init__(qdrant_edge, folder, analyse, graph_from)
         self._shard = shard
+        self._bm25_field = bm25_field(analyse.language)
         self._held = fields
         self._scoring = scoring
 
@@ -39,8 +40,14 @@ class EdgeStore(PointStore):
             return
         for point in points:
             self._fields.check(point)
-        rows = [self._kit.Point(point.id, self._vectors(point), payload_of(point)) for point in points]
+        rows = [self._kit.Point(point.id, self._vectors(point), self._payload(point)) for point in points]
         self._change(self._kit.UpdateOperation.upsert_points(rows))
+
+    def _payload(self, point: Point) -> dict[str, Any]:
+        payload = payload_of(point)
+        if self._bm25_field == WORDS:
+            payload[WORDS] = self._analyse.prepared(point.text)
+        return payload
 
     def _delete(self, chosen: Any) -> None:
         self._change(self._kit.UpdateOperation.delete_points_by_filter(chosen))
@@ -76,7 +83,7 @@ class EdgeStore(PointStore):
     ) -> list[Hit]:
         if among is not None and not among:
             return []
-        query = self._kit.TextQuery(TEXT, text, scoring=self._scoring)
+        query = self._kit.TextQuery(self._bm25_field, self._analyse.prepared(text), scoring=self._scoring)
         return self._query(query, limit, self._filter(conditions, among), None)
 
     def _nearest(self, query: Any, using: str, limit: int, chosen: Any, params: Any) -> list[Hit]:
@@ -128,6 +135,11 @@ class EdgeStore(PointStore):
 
     def _range(self, **bounds: Any) -> Any:
         return self._kit.RangeFloat(**bounds)
+
+
+def bm25_field(language: str) -> str:
+    """Return the field of the payload that BM25 searches: the text, or a copy of it that can be cut into terms."""
+    return WORDS if is_spaceless(language) else TEXT
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from encodery.base.errors import InputError
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Point, SparseVector
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, WORDS, Point, SparseVector
 
 
 def payload_of(point: Point) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def point_of(
 ) -> Point:
     """Return the point of a payload that `payload_of` made."""
     rest = dict(payload)
+    rest.pop(WORDS, None)
     document, number, text = rest.pop(DOCUMENT), rest.pop(NUMBER), rest.pop(TEXT)
     return Point(document, number, text, vector, rest, terms, tokens)
 

@@ -6,12 +6,14 @@ BM25 is the engine's own, over a text index with exact document lengths and freq
 
 with f the count of the term in the passage, L its length, L̄ the mean length, n_t the passages that contain t.
 Statistics are those of the whole index, whatever the filter; deleted passages leave them when the store is compacted.
-Texts are divided by the engine's multilingual analyser: Chinese, Japanese and Thai by dictionary (a Japanese query
-without any kana is divided as Chinese), Korean and all others at spaces and marks."""
+Texts are divided at spaces and marks. In an index of a language without spaces (Chinese, Japanese, Thai, Khmer) each
+character with its marks is a term; they are set apart in a copy of the text that is indexed in its place."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ from typing import Any
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.extras import require
 from encodery.search.engine import SearchEngine
-from encodery.search.engine._analyser import Analyser, analyser_settings, check_bm25_parameters
-from encodery.search.engine._edge import EdgeStore, translated_errors
+from encodery.search.engine._analyser import AUTO, Analyser, analyser_settings, check_bm25_parameters, language_of
+from encodery.search.engine._edge import EdgeStore, bm25_field, translated_errors
 from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, graph_threshold_kb
-from encodery.search.store import DOCUMENT, METADATA, NUMBER, TEXT, Fields, Precision, Store
+from encodery.search.store import DOCUMENT, METADATA, NUMBER, Fields, Precision, Store
 
 CONFIG = "edge_config.json"
 
@@ -32,7 +34,8 @@ class Edge(SearchEngine):
     """Use it for an index on one machine: it needs no server.
 
     Args:
-        language: of the stop words and the stemmer of BM25, `none` for neither. Words are found in every script.
+        language: of the stop words and the stemmer of BM25; `none` for neither; `auto` finds it in the documents.
+            Words are found in every script.
         k, b: saturation and length normalisation of BM25.
         graph_from: number of vectors from which an HNSW graph is built; below it every query compares all vectors.
         keywords: metadata fields that are indexed, so that filters on them are fast.
@@ -40,7 +43,7 @@ class Edge(SearchEngine):
     Example: `encodery search index corpus --model run --out index engine.language=german`
     """
 
-    language: str = "english"
+    language: str = AUTO
     k: float = 1.2
     b: float = 0.75
     graph_from: int = 250_000
@@ -50,6 +53,9 @@ class Edge(SearchEngine):
         check_bm25_parameters(self.k, self.b)
         if self.graph_from < 1:
             raise SettingsError(f"graph_from = {self.graph_from}: must be positive.")
+
+    def for_texts(self, texts: Iterable[str]) -> Edge:
+        return dataclasses.replace(self, language=language_of(texts)) if self.language == AUTO else self
 
     def create(self, folder: Path, fields: Fields) -> Store:
         edge = require("qdrant_edge", extra="search")
@@ -68,7 +74,7 @@ class Edge(SearchEngine):
         with translated_errors(folder):
             shard = edge.EdgeShard.create(str(folder), config)
             indexed: dict[str, Any] = {
-                TEXT: edge.TextIndexParams(scoring=True, **words),
+                bm25_field(self.language): edge.TextIndexParams(scoring=True, **words),
                 DOCUMENT: edge.KeywordIndexParams(),
                 NUMBER: edge.IntegerIndexParams(),
             }

@@ -14,7 +14,7 @@ writes nor reads.) The in-memory store holds all vectors in float32, whatever th
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from encodery.base.artifact import atomic_write
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.base.extras import require
 from encodery.search.engine import SearchEngine
-from encodery.search.engine._analyser import Analyser, analyser_settings, check_bm25_parameters
+from encodery.search.engine._analyser import AUTO, Analyser, analyser_settings, check_bm25_parameters, language_of
 from encodery.search.engine._client import RetryingClient
 from encodery.search.engine._journal import PointJournal
 from encodery.search.engine._points import DATATYPES, DENSE, TERMS, TOKENS, graph_threshold_kb
@@ -63,7 +63,7 @@ class Qdrant(SearchEngine):
     batch: int = 256
     shards: int = 1
     replicas: int = 1
-    language: str = "english"
+    language: str = AUTO
     k: float = 1.2
     b: float = 0.75
     graph_from: int = 250_000
@@ -80,6 +80,9 @@ class Qdrant(SearchEngine):
             raise SettingsError(f"retries = {self.retries}, drift = {self.drift}: are at least 0.")
         if self.url and not self.url.startswith(("http://", "https://")):
             raise SettingsError(f"url = '{self.url}': begins with http:// or https://; '' is the stand-in without one.")
+
+    def for_texts(self, texts: Iterable[str]) -> Qdrant:
+        return replace(self, language=language_of(texts)) if self.language == AUTO else self
 
     def create(self, folder: Path, fields: Fields) -> Store:
         edge, asking = self._packages(), self._asking(folder)

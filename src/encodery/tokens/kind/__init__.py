@@ -24,6 +24,11 @@ class TokenizerKind(Part):
         """Whether `train` reads the texts."""
         return True
 
+    @property
+    def sample_bytes(self) -> int:
+        """The size of the sample of text on which it is trained unless the settings give another."""
+        return 200_000_000
+
     @abc.abstractmethod
     def train(self, texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
         """Return a tokenizer of at most `vocab_size` ids. `texts` may be iterated more than once."""

@@ -6,39 +6,51 @@ pieces; here the alphabet is counted and numbered first, so that training is rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from encodery.base.settings import check_interval
 from encodery.tokens.kind import TokenizerKind
 from encodery.tokens.kind._special import SPECIAL_TOKENS, UNK, add_special_tokens
 
 PREFIX = "##"
 CODE_POINTS = 0x110000
 CHARACTERS_AT_ONCE = 1 << 22
+MIN_ALPHABET = 1000
+MAX_WORD_CHARACTERS = 1000
+"""A longer run without spaces is one unknown token. Sentences of scripts that write no spaces are runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wordpiece(TokenizerKind):
-    """Use it for English and similar languages; it is the default. `cased`: keep case; `strip_accents`: None follows
-    `cased`, as BERT does; `limit_alphabet`: how many characters may be pieces; `min_frequency`: pairs that are less
-    frequent are not merged.
+    """The default. Case and accents are kept unless they are asked to be folded.
+
+    Attributes:
+        lowercase: ignore case. A small model of English gains by it; in German it merges nouns and verbs.
+        strip_accents: ignore accents, umlauts and vowel signs, as the uncased BERT does for English.
+        character_coverage: the most frequent characters become pieces, as many as make up this fraction of the text,
+            and at least 1,000. Each other character is [UNK] by itself; the letters around it stay known.
+        min_frequency: pairs of pieces that are less frequent are not merged.
 
         encodery tokens train corpus --out tokenizer kind=wordpiece vocab_size=16384
     """
 
-    cased: bool = False
-    strip_accents: bool | None = None
-    limit_alphabet: int = 1000
+    lowercase: bool = False
+    strip_accents: bool = False
+    character_coverage: float = 0.9999
     min_frequency: int = 2
+
+    def __post_init__(self) -> None:
+        check_interval(self, "0 < x <= 1", "character_coverage")
 
     def train(self, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """See `TokenizerKind.train`."""
         bare = self._tokenizer_of(models.WordPiece(unk_token=UNK))
         room = max((vocab_size - len(SPECIAL_TOKENS)) // 2, 1)
-        alphabet = _alphabet(bare.normalizer, texts)[: min(self.limit_alphabet, room)]
+        alphabet = _alphabet(bare.normalizer, texts, self.character_coverage)[:room]
         continuing = [PREFIX + character for character in alphabet]
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size,
@@ -50,21 +62,36 @@ class Wordpiece(TokenizerKind):
             show_progress=False,
         )
         bare.train_from_iterator(texts, trainer)
-        pieces = models.WordPiece(bare.get_vocab(with_added_tokens=True), unk_token=UNK)
-        return add_special_tokens(self._tokenizer_of(pieces))
+        vocabulary = bare.get_vocab(with_added_tokens=True)
+        pieces = models.WordPiece(vocabulary, unk_token=UNK, max_input_chars_per_word=MAX_WORD_CHARACTERS)
+        return add_special_tokens(self._tokenizer_of(pieces, alphabet))
 
-    def _tokenizer_of(self, model: models.WordPiece) -> Tokenizer:
+    def _tokenizer_of(self, model: models.WordPiece, alphabet: Sequence[str] = ()) -> Tokenizer:
+        """A tokenizer that cuts characters outside the alphabet out of their words; without one, none."""
         tokenizer = Tokenizer(model)
         tokenizer.normalizer = normalizers.BertNormalizer(
-            clean_text=True, handle_chinese_chars=True, strip_accents=self.strip_accents, lowercase=not self.cased
+            clean_text=True, handle_chinese_chars=True, strip_accents=self.strip_accents, lowercase=self.lowercase
         )
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        cuts: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.BertPreTokenizer()]
+        if alphabet:
+            cuts.insert(0, pre_tokenizers.Split(Regex(_outside(alphabet)), "isolated"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
         tokenizer.decoder = decoders.WordPiece(prefix=PREFIX)
         return tokenizer
 
 
-def _alphabet(normalizer: normalizers.Normalizer, texts: Iterable[str]) -> list[str]:
-    """The characters of the normalised texts but spaces, from common to rare, ties by code point."""
+def _outside(alphabet: Sequence[str]) -> str:
+    """A regular expression for one character that is neither in the alphabet nor a space."""
+    points = sorted(map(ord, alphabet))
+    starts = [point for i, point in enumerate(points) if i == 0 or points[i - 1] != point - 1]
+    ends = [point for i, point in enumerate(points) if i == len(points) - 1 or points[i + 1] != point + 1]
+    ranges = "".join(f"\\x{{{start:x}}}-\\x{{{end:x}}}" for start, end in zip(starts, ends, strict=True))
+    return rf"[^\s{ranges}]"
+
+
+def _alphabet(normalizer: normalizers.Normalizer, texts: Iterable[str], coverage: float) -> list[str]:
+    """The characters of the normalised texts but spaces, from common to rare, ties by code point: the most frequent
+    ones that make up the fraction `coverage` of the text, and never fewer than `MIN_ALPHABET` if there are as many."""
     counts = np.zeros(CODE_POINTS, np.int64)
     texts_held: list[str] = []
     size = 0
@@ -75,8 +102,11 @@ def _alphabet(normalizer: normalizers.Normalizer, texts: Iterable[str]) -> list[
             counts += _count("".join(texts_held))
             texts_held, size = [], 0
     counts += _count("".join(texts_held))
+    counts[[point for point in np.flatnonzero(counts).tolist() if chr(point).isspace()]] = 0
     order = np.argsort(-counts, kind="stable")
-    return [chr(point) for point in order[: int(np.count_nonzero(counts))].tolist() if not chr(point).isspace()]
+    covered = np.cumsum(counts[order])
+    number = max(int(np.searchsorted(covered, coverage * covered[-1])) + 1, MIN_ALPHABET)
+    return [chr(point) for point in order[: min(number, int(np.count_nonzero(counts)))].tolist()]
 
 
 def _count(text: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

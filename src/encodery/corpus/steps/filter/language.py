@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from encodery.base.errors import SettingsError, nearest
+from encodery.corpus.function_words import FUNCTION_WORDS, SCRIPTS
 from encodery.corpus.steps.filter import Filter
-from encodery.corpus.steps.filter._function_words import FUNCTION_WORDS, SCRIPTS
 
 if TYPE_CHECKING:
     from datatrove.pipeline.filters.base_filter import BaseFilter
