@@ -69,6 +69,10 @@ def test_settings_round_trip() -> None:
             {"layer_groups": [0, 0, 1, 1], "attention": "full", "block": "pre"},
             "ffn = 'pattern': layers share their weights",
         ),
+        (
+            {"layer_groups": [0, 0, 1, 1], "attention": "full", "ffn": "mlp"},
+            "block = 'pattern': layers share their weights",
+        ),
     ],
 )
 def test_wrong_patterns_are_refused_when_settings_are_read(changes: dict[str, Any], message: str) -> None:
@@ -76,9 +80,11 @@ def test_wrong_patterns_are_refused_when_settings_are_read(changes: dict[str, An
         settings(**changes)
 
 
-def test_blocks_that_layers_share_cannot_alternate() -> None:
-    with pytest.raises(SettingsError, match="their parts cannot alternate"):
-        build_model(settings(layer_groups=[0, 0, 1, 1], attention="full", ffn="mlp"))
+def test_equal_parts_may_be_shared() -> None:
+    """A pattern of one kind does not alternate, so layers may share their weights."""
+    alone = {"is": "pattern", "of": ["pre"]}
+    shared = settings(layer_groups=[0, 0, 1, 1], attention="full", ffn="mlp", block=alone)
+    assert len(build_model(shared, 1).encoder.blocks) == 2
 
 
 def test_engines_of_fixed_operations_refuse_it() -> None:

@@ -78,6 +78,19 @@ def test_two_ranks_with_sharded_weights_train_as_one(table: Table, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_replaced_token_detection_with_sharded_weights(table: Table, tmp_path: Path, spawn: Spawn) -> None:
+    """The generator reads the model's embedding tables, which are sharded apart from its own layers."""
+    model = {"width": 32, "heads": 4, "depth": 2, "head": None, "extra_heads": ["replaced_tokens"]}
+    recipe = table(train=TRAIN, model=model, objective={"is": "replaced_tokens"})
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")
+    folder = tmp_path / "two"
+    run(spawn, 2, folder, tmp_path / "recipe.json", until=5)
+    run(spawn, 2, folder, tmp_path / "recipe.json")
+    start(recipe, tmp_path / "one")
+    check_alike(tmp_path / "one", folder)
+
+
+@pytest.mark.slow
 def test_sharded_checkpoints_are_resumed_by_other_numbers_of_ranks(table: Table, tmp_path: Path, spawn: Spawn) -> None:
     recipe = table(train=TRAIN, **EVERYTHING)
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.encode()), encoding="utf-8")

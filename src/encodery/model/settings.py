@@ -91,6 +91,7 @@ class ModelSettings:
         _refuse("positions", self.positions, self.positions.incompatibility(self.shape))
         decoder = [] if self.decoder is None else self.decoder.layer_shapes(self.shape)
         for shape in (*self.block_shapes, *decoder):
+            _refuse("block", self.block, self.block.incompatibility(shape))
             if shape.heads:
                 _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
             if shape.intermediate_size:

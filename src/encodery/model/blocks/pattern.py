@@ -12,7 +12,7 @@ from torch import nn
 from encodery.model.attention import Attention
 from encodery.model.blocks import Block, BlockModule
 from encodery.model.ffn import FFN
-from encodery.model.layer_pattern import check_pattern, part_of_layer
+from encodery.model.layer_pattern import SHARED, check_pattern, part_of_layer
 from encodery.model.norms import Norm
 from encodery.model.shape import Shape
 
@@ -37,3 +37,8 @@ class BlockPattern(Block):
 
     def final(self, shape: Shape, norm: Norm) -> nn.Module:
         return part_of_layer(self.of, max(shape.depth - 1, 0)).final(shape, norm)
+
+    def incompatibility(self, shape: Shape) -> str | None:
+        if shape.layer is None and len(set(self.of)) > 1:
+            return SHARED
+        return part_of_layer(self.of, shape.layer).incompatibility(shape)
