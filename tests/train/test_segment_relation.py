@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from encodery.base.errors import SettingsError
+from encodery.export.hf import HFExporter
 from encodery.model.load import load_model
 from encodery.tokens.feeds import DataFeed
 from encodery.tokens.feeds.neighbours import Neighbours
@@ -67,7 +68,10 @@ def test_a_run_is_resumed_bit_for_bit_and_reports_the_relation(
     recipe = table(model=MODEL, objective={"is": "segment_relation", "relation": relation})
     metrics = start(recipe, tmp_path / "whole").metrics
     assert {"heldout_loss", "bits_per_byte", "relation", "relation_accuracy"} <= metrics.keys()
-    assert set(load_model(tmp_path / "whole").model.heads) == {"mlm", "segment_relation"}
+    loaded = load_model(tmp_path / "whole")
+    assert set(loaded.model.heads) == {"mlm", "segment_relation"}
+    assert HFExporter(verify_with_peer=False).write(loaded, tmp_path / "hf").format == "bert"
+    assert load_model(tmp_path / "hf").model.settings.head_name == "mlm+segment_relation"
     with power_cut(6):
         start(recipe, tmp_path / "torn")
     resume(tmp_path / "torn")

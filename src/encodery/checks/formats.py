@@ -14,6 +14,7 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import find_part, name_of, part_names
 from encodery.checks import raised_message
 from encodery.model.conversion import exportable_format, from_checkpoint, to_checkpoint
+from encodery.model.extra_heads import ExtraHead
 from encodery.model.format_types import HeadKind, SpecialTokenIds
 from encodery.model.formats import CheckpointFormat
 from encodery.model.heads.mlm import MLMHead
@@ -33,11 +34,15 @@ def random_model(settings: ModelSettings) -> Model:
 
 
 def variants(part: CheckpointFormat) -> Iterator[ModelSettings]:
-    """Yield the example with a tied decoder, with an untied one, and without a head."""
+    """Yield the example with a tied decoder, with an untied one, and with the heads of every other stock class."""
     example = part.example()
     assert isinstance(example.head, MLMHead), "the example has no masked-language-model head"
-    for head in (example.head, dataclasses.replace(example.head, tied=not example.head.tied), None):
+    for head in (example.head, dataclasses.replace(example.head, tied=not example.head.tied)):
         yield dataclasses.replace(example, head=head)
+    for names in part.stock_classes.keys() - {example.head_name}:
+        heads = [] if names is None else names.split("+")
+        extra = tuple(find_part(ExtraHead, name)() for name in heads if name != name_of(MLMHead))
+        yield dataclasses.replace(example, head=example.head if name_of(MLMHead) in heads else None, extra_heads=extra)
 
 
 def round_trip(model: Model, part: CheckpointFormat | None = None) -> tuple[Model, dict[str, Any]]:

@@ -118,7 +118,7 @@ def _usage(loaded: LoadedModel, checkpoint_format: CheckpointFormat, config: Map
     head_class = checkpoint_format.stock_classes[settings.head_name] if kind is None else f"For{kind}"
     name = auto_class(head_class)
     notes = ["It loads with the library's own classes; no remote code is needed."]
-    if kind is None and checkpoint_format.pooler is not None and not _has_pooler(loaded, checkpoint_format.pooler):
+    if kind is None and checkpoint_format.pooler is not None and not _has_pooler(loaded, checkpoint_format, config):
         notes.append("`pooler_output` was not trained: for sentence embeddings use the mean of the hidden states.")
     if loaded.tokenizer_path is not None and (used := loaded.tokenizer.used_size) < settings.vocab_size:
         notes.append(
@@ -134,9 +134,13 @@ def _usage(loaded: LoadedModel, checkpoint_format: CheckpointFormat, config: Map
     return "\n".join([*lines, "```", "", *(f"- {note}" for note in notes)])
 
 
-def _has_pooler(loaded: LoadedModel, layer: str) -> bool:
-    """Whether the model was imported with the dense layer of its pooler."""
-    return loaded.origin is not None and any(f"{layer}." in name for name in loaded.origin.extra_tensors)
+def _has_pooler(loaded: LoadedModel, checkpoint_format: CheckpointFormat, config: Mapping[str, Any]) -> bool:
+    """Whether the dense layer of the pooler belongs to a head of the model, or was imported with it."""
+    names = [
+        name for theirs in checkpoint_format.tensor_names(config, loaded.model.settings).values() for name in theirs
+    ]
+    names += [] if loaded.origin is None else loaded.origin.extra_tensors
+    return any(f"{checkpoint_format.pooler}." in name for name in names)
 
 
 def _head_notes(config: Mapping[str, Any]) -> list[str]:

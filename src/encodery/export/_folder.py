@@ -85,7 +85,7 @@ class FolderExport:
         state = to_checkpoint(self.format, self.config, self.model, self.origin)
         if self.head is not None:
             state = {f"{self.format.prefix}{name}": tensor for name, tensor in state.items()} | self.head.tensors
-        elif self.origin is None and self.model.settings.head is None and self.format.pooler is not None:
+        elif self.origin is None and self.model.settings.head_name is None and self.format.pooler is not None:
             state |= _identity_pooler(self.format.pooler, self.model.settings.width)
         write_tensors(folder / WEIGHTS, _cast(state, self.dtype))
         if self.loaded.tokenizer_path is not None:

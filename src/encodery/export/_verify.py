@@ -140,10 +140,23 @@ def _peer_drift(model: Any, golden: dict[str, Tensor], pad: int, head: HeadKind 
         theirs[OUTPUTS] = torch.stack([output.start_logits, output.end_logits], -1)[real]
     elif head:
         theirs[OUTPUTS] = output.logits[real] if head == TOKEN_CLASSIFICATION else output.logits
-    if "logits" in golden:
-        logits = output.logits[real]
-        theirs["logits"] = logits[golden["positions"]][:, golden_vectors.kept_columns(logits.shape[1])]
+    theirs |= _pretraining_logits(output, golden, real)
     return golden_vectors.relative_difference(theirs, golden)
+
+
+def _pretraining_logits(output: Any, golden: dict[str, Tensor], real: Tensor) -> dict[str, Tensor]:
+    """What their heads of pre-training give; a class with several has one output for each, the vocabulary's first."""
+    names = [name for name in golden if name == "logits" or name.startswith(golden_vectors.SCORES)]
+    if not names:
+        return {}
+    fields = [tensor for name, tensor in output.items() if name.endswith("logits")]
+    theirs = dict(zip(sorted(names), fields, strict=True))
+    for name, logits in theirs.items():
+        theirs[name] = logits[real] if logits.shape[:2] == real.shape else logits
+    if "logits" in theirs:
+        logits = theirs["logits"]
+        theirs["logits"] = logits[golden["positions"]][:, golden_vectors.kept_columns(logits.shape[1])]
+    return theirs
 
 
 def _check_drift(drift: float, dtype: str, how: str) -> None:

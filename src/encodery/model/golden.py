@@ -10,16 +10,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from encodery.base.parts import name_of
 from encodery.model.network import Model
 from encodery.model.shape import Batch
 
 LENGTHS = (1, 7, 16)
 POSITIONS = 4
 COLUMNS = 128
+SCORES = "scores."
+"""Start of the names of the outputs of extra heads."""
 TOLERANCE = 2e-4
 """Allowed drift, relative to the largest value: other processors add in another order."""
 MAX_WINDOW_FLOPS = 2e9
@@ -30,7 +34,8 @@ def golden_outputs(model: Model) -> dict[str, Tensor]:
     """Return golden inputs and outputs of a model, which is in fp32 on the CPU.
 
     ids (T,), cu_seqlens (B+1,), hidden (T, H); segment (T,) for a model with segments; positions (M,) and logits (M, C)
-    for a model with a head; decoded (T, H) for a model with a decoder, which reads the encoder's output for the inputs.
+    for a model with a head; decoded (T, H) for a model with a decoder, which reads the encoder's output for the inputs;
+    "scores.NAME", (T,) or (B, C), for each extra head.
     """
     batch = _batch(model)
     inputs = {"ids": batch.ids, "cu_seqlens": batch.cu_seqlens}
@@ -38,14 +43,16 @@ def golden_outputs(model: Model) -> dict[str, Tensor]:
         inputs["segment"] = batch.segment
     if "mlm" in model.heads:
         inputs["positions"] = torch.linspace(0, batch.tokens - 1, POSITIONS).long()
-    return inputs | _run(model, batch, inputs.get("positions"))
+    heads = [f"{SCORES}{name_of(head)}" for head in model.settings.extra_heads]
+    return inputs | _run(model, batch, inputs.get("positions"), heads)
 
 
 def drift(model: Model, golden: dict[str, Tensor]) -> float:
     """Return the largest difference of the model's outputs from the golden ones, relative to the largest value."""
     cu = golden["cu_seqlens"]
     batch = Batch(golden["ids"], cu, int(cu.diff().max()), golden.get("segment"))
-    return relative_difference(_run(model, batch, golden.get("positions")), golden)
+    heads = [name for name in golden if name.startswith(SCORES)]
+    return relative_difference(_run(model, batch, golden.get("positions"), heads), golden)
 
 
 def relative_difference(outputs: dict[str, Tensor], golden: dict[str, Tensor]) -> float:
@@ -83,13 +90,15 @@ def _batch(model: Model) -> Batch:
 
 
 @torch.inference_mode()
-def _run(model: Model, batch: Batch, positions: Tensor | None) -> dict[str, Tensor]:
+def _run(model: Model, batch: Batch, positions: Tensor | None, heads: Iterable[str]) -> dict[str, Tensor]:
     training = model.training
     model.eval()
     hidden = model(batch).hidden
     outputs = {"hidden": hidden}
     if model.decoder is not None:
         outputs["decoded"] = model(dataclasses.replace(batch, memory=batch)).hidden
+    for name in heads:
+        outputs[name] = model.extra_head(name.removeprefix(SCORES))(hidden, batch.layout)
     model.train(training)
     if positions is not None:
         weight, bias = model.mlm_head.decoder(model.encoder)

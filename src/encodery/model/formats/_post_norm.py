@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.model.attention.full import FullAttention
 from encodery.model.blocks.post import PostNorm
+from encodery.model.extra_heads.segment_relation import SegmentRelationHead
 from encodery.model.ffn.mlp import MLP
 from encodery.model.format_types import Config, HeadForm, TensorNames
 from encodery.model.formats._checks import (
@@ -49,6 +51,19 @@ _BLOCK = {
     "ffn.down": ("output.dense",),
     "ffn_norm": ("output.LayerNorm",),
 }
+
+_RELATION = name_of(SegmentRelationHead)
+MLM_AND_RELATION = f"{name_of(MLMHead)}+{_RELATION}"
+"""The heads of the stock classes of pre-training: masked tokens, and the relation of two segments."""
+
+
+def relation_names(dense: str, score: str) -> TensorNames:
+    """Names of the tensors of the head of the relation, ours to theirs, given the names of its two layers."""
+    return {
+        f"heads.{_RELATION}.{ours}.{end}": (f"{theirs}.{end}",)
+        for ours, theirs in (("dense", dense), ("score", score))
+        for end in ("weight", "bias")
+    }
 
 
 def post_norm_example(*, type_vocab_size: int, position_offset: int = 0) -> ModelSettings:

@@ -16,16 +16,19 @@ from encodery.base.errors import SettingsError
 from encodery.base.parts import Part, name_of
 from encodery.model.blocks.post import PostNorm
 from encodery.model.embeddings.factorized import FactorizedEmbeddings
+from encodery.model.extra_heads.segment_relation import SegmentRelationHead
 from encodery.model.ffn.mlp import MLP
 from encodery.model.format_types import Config, HeadForm, HeadKind, SpecialTokenIds, State, TensorNames
 from encodery.model.formats import CheckpointFormat
 from encodery.model.formats._checks import activation_of, common_incompatibilities, required_size
 from encodery.model.formats._post_norm import (
+    MLM_AND_RELATION,
     SPAN_HEAD,
     TOKEN_HEAD,
     UNUSED_TENSORS,
     post_norm_example,
     read_post_norm_config,
+    relation_names,
     write_post_norm_config,
 )
 from encodery.model.heads.mlm import MLMHead
@@ -60,6 +63,7 @@ _BLOCK = {
     "ffn.down": ("ffn_output",),
     "ffn_norm": ("full_layer_layer_norm",),
 }
+_SCORE = "sop_classifier.classifier"
 _LM_HEAD = {
     "dense.weight": "dense.weight",
     "dense.bias": "dense.bias",
@@ -78,7 +82,11 @@ class AlbertFormat(CheckpointFormat):
     unused_tensors: ClassVar[tuple[str, ...]] = UNUSED_TENSORS
     decoder_weight: ClassVar[str] = "predictions.decoder.weight"
     unused_bias: ClassVar[str | None] = "predictions.bias"
-    stock_classes: ClassVar[Mapping[str | None, str]] = {None: "AlbertModel", "mlm": "AlbertForMaskedLM"}
+    stock_classes: ClassVar[Mapping[str | None, str]] = {
+        None: "AlbertModel",
+        "mlm": "AlbertForMaskedLM",
+        MLM_AND_RELATION: "AlbertForPreTraining",
+    }
     pooler: ClassVar[str | None] = POOLER
     heads: ClassVar[Mapping[HeadKind, HeadForm]] = {
         "SequenceClassification": _POOLED_HEAD,
@@ -91,7 +99,10 @@ class AlbertFormat(CheckpointFormat):
         return config.get("model_type") == "albert"
 
     def head_in(self, state: State) -> str | None:
-        return "mlm" if "predictions.dense.weight" in state else None
+        if "predictions.dense.weight" not in state:
+            return None
+        names = relation_names(self.prefix + POOLER, _SCORE).values()
+        return MLM_AND_RELATION if all(name in state for own in names for name in own) else "mlm"
 
     def read_config(self, config: Config, *, head: str | None, tied: bool = True) -> ModelSettings:
         full = {**DEFAULTS, **config}
@@ -106,6 +117,7 @@ class AlbertFormat(CheckpointFormat):
         return dataclasses.replace(
             settings,
             embeddings=FactorizedEmbeddings(width=required_size(full, "embedding_size")),
+            extra_heads=(SegmentRelationHead(),) if head == MLM_AND_RELATION else (),
             layer_groups=() if num_groups == settings.depth else _groups(settings.depth, num_groups),
         )
 
@@ -158,6 +170,8 @@ class AlbertFormat(CheckpointFormat):
             if isinstance(settings.head, MLMHead) and not settings.head.tied:
                 names["heads.mlm.decoder.weight"] = (self.decoder_weight,)
                 names["heads.mlm.bias"] = ("predictions.decoder.bias",)
+        if settings.extra_heads:
+            names |= relation_names(self.prefix + POOLER, _SCORE)
         return names
 
     def head_config(self, form: HeadForm, *, dropout: float, dense_bias: bool, norm_bias: bool) -> dict[str, Any]:

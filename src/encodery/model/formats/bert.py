@@ -6,16 +6,19 @@ place, which is exact. Fixed sinusoidal positions are written as a table.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from encodery.base.parts import name_of
+from encodery.model.extra_heads.segment_relation import SegmentRelationHead
 from encodery.model.format_types import Config, HeadForm, HeadKind, SpecialTokenIds, State, TensorNames
 from encodery.model.formats import CheckpointFormat
 from encodery.model.formats._checks import activation_of
 from encodery.model.formats._post_norm import (
     BARE_PREFIXES,
+    MLM_AND_RELATION,
     POOLED_HEAD,
     POOLER,
     SPAN_HEAD,
@@ -25,6 +28,7 @@ from encodery.model.formats._post_norm import (
     post_norm_example,
     post_norm_incompatibilities,
     read_post_norm_config,
+    relation_names,
     write_post_norm_config,
 )
 from encodery.model.heads.mlm import MLMHead
@@ -33,6 +37,7 @@ from encodery.model.positions.none import NoPositions
 from encodery.model.positions.sinusoidal import SinusoidalPositions
 from encodery.model.settings import ModelSettings
 
+_SCORE = "cls.seq_relationship"
 _LM_HEAD = {
     "dense.weight": "transform.dense.weight",
     "dense.bias": "transform.dense.bias",
@@ -51,7 +56,11 @@ class BertFormat(CheckpointFormat):
     unused_tensors: ClassVar[tuple[str, ...]] = UNUSED_TENSORS
     decoder_weight: ClassVar[str] = "cls.predictions.decoder.weight"
     unused_bias: ClassVar[str | None] = "cls.predictions.bias"
-    stock_classes: ClassVar[Mapping[str | None, str]] = {None: "BertModel", "mlm": "BertForMaskedLM"}
+    stock_classes: ClassVar[Mapping[str | None, str]] = {
+        None: "BertModel",
+        "mlm": "BertForMaskedLM",
+        MLM_AND_RELATION: "BertForPreTraining",
+    }
     pooler: ClassVar[str | None] = POOLER
     heads: ClassVar[Mapping[HeadKind, HeadForm]] = {
         "SequenceClassification": POOLED_HEAD,
@@ -64,11 +73,15 @@ class BertFormat(CheckpointFormat):
         return config.get("model_type") == "bert"
 
     def head_in(self, state: State) -> str | None:
-        return "mlm" if "cls.predictions.transform.dense.weight" in state else None
+        if "cls.predictions.transform.dense.weight" not in state:
+            return None
+        names = relation_names(self.prefix + POOLER, _SCORE).values()
+        return MLM_AND_RELATION if all(name in state for own in names for name in own) else "mlm"
 
     def read_config(self, config: Config, *, head: str | None, tied: bool = True) -> ModelSettings:
         lm_head = MLMHead(activation=activation_of(config, "hidden_act"), tied=tied) if head else None
-        return read_post_norm_config(config, lm_head, position_offset=0)
+        settings = read_post_norm_config(config, lm_head, position_offset=0)
+        return dataclasses.replace(settings, extra_heads=(SegmentRelationHead(),) if head == MLM_AND_RELATION else ())
 
     def incompatibilities(self, settings: ModelSettings, special: SpecialTokenIds) -> list[str]:
         reasons = post_norm_incompatibilities(settings, None)
@@ -95,6 +108,8 @@ class BertFormat(CheckpointFormat):
             if isinstance(settings.head, MLMHead) and not settings.head.tied:
                 names["heads.mlm.decoder.weight"] = (self.decoder_weight,)
                 names["heads.mlm.bias"] = ("cls.predictions.decoder.bias",)
+        if settings.extra_heads:
+            names |= relation_names(self.prefix + POOLER, _SCORE)
         return names
 
     @staticmethod
