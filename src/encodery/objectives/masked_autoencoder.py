@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,11 +20,11 @@ from encodery.corrupt import Vocabulary
 from encodery.model import count
 from encodery.model.decoder import Decoder
 from encodery.model.decoder_settings import DecoderSettings
-from encodery.model.masks.document import DocumentMask
 from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Output
 from encodery.objectives import ObjectiveModule
+from encodery.objectives._decoder_layers import decoder_layers
 from encodery.objectives._masked import MaskedObjective, MaskedObjectiveModule
 from encodery.objectives._visible import LateMasks, VisibleTokens
 
@@ -56,7 +55,7 @@ class MaskedAutoencoder(MaskedObjective):
 
     def activation_bytes(self, model: ModelSettings, tokens: int, length: int) -> int:
         """See `Objective`: what the layers of the decoder keep."""
-        with_head = _decoder_layers(model, self.depth, head=None)
+        with_head = decoder_layers(model, self.depth, head=None)
         return count.activation_bytes(with_head, tokens, length)
 
 
@@ -83,15 +82,10 @@ class _MaskedAutoencoderModule(MaskedObjectiveModule):
     def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
         headless = dataclasses.replace(model, head=None)
         encoder = count.flops_per_token(headless, length, early=(model.depth, 1 - masked))
-        own = _decoder_layers(model, self.depth)
+        own = decoder_layers(model, self.depth)
         decoder = count.flops_per_token(own, length, predicted)
         # Both counts contain the embeddings, which are computed once.
         return encoder + decoder - count.flops_per_token(headless.with_depth(0), length)
-
-
-def _decoder_layers(model: ModelSettings, depth: int, **changes: Any) -> ModelSettings:
-    """A model with the layers of the decoder, which have the model's sizes and reach everything; for counting."""
-    return dataclasses.replace(model, depth=depth, layers=(), layer_groups=(), mask=DocumentMask(), **changes)
 
 
 def _decoder(model: ModelSettings, depth: int) -> Decoder:

@@ -83,6 +83,9 @@ class _SegmentRelationModule(MaskedObjectiveModule):
         terms = super().evaluate(model, batch, generator)
         ids = batch.ids.index_copy(0, batch.extra["masked_positions"], batch.extra["labels"])
         pairs = pairs_of(dataclasses.replace(batch, ids=ids, extra={}), self.relation, generator)
+        if not len(pairs):
+            nothing = torch.zeros((), device=ids.device)
+            return terms | {name: LossTerm(nothing, 0, weight=0.0) for name in ("relation", "relation_accuracy")}
         relation = self._relation(model, self.encode(model, pairs), pairs)
         return terms | {name: dataclasses.replace(term, weight=0.0) for name, term in relation.items()}
 
@@ -102,7 +105,8 @@ class _SegmentRelationModule(MaskedObjectiveModule):
 def pairs_of(batch: Batch, relation: Relation, generator: torch.Generator) -> Batch:
     """Return pairs made of whole texts between [CLS] and [SEP], no longer than these; `extra` holds `relation` (B,).
 
-    Texts of fewer than 3 tokens give no pair. The other text of a "next" pair is that of the sequence before it.
+    Texts of fewer than 3 tokens give no pair, so the batch may be empty. The other text of a "next" pair is that of the
+    sequence before it.
     """
     device = batch.ids.device
     draws = torch.randint(2**31 - 1, (len(batch), 2), generator=generator, device=device).tolist()
@@ -121,7 +125,9 @@ def pairs_of(batch: Batch, relation: Relation, generator: torch.Generator) -> Ba
             a, b = b, a
         pairs.append(join_pair(a, b, int(text[0]), int(text[-1])))
         labels.append(exchanged)
-    ids, segment = (torch.from_numpy(np.concatenate([pair[i] for pair in pairs])) for i in range(2))
+    ids, segment = (
+        torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *(pair[i] for pair in pairs)])) for i in range(2)
+    )
     ends = torch.tensor([0, *(len(pair[0]) for pair in pairs)]).cumsum(0).to(torch.int32)
-    extra = {"relation": torch.tensor(labels)}
+    extra = {"relation": torch.tensor(labels, dtype=torch.int64)}
     return Batch(ids, ends, batch.max_seqlen, segment, extra).to(device)
