@@ -51,13 +51,14 @@ def _documents(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
 
 
 def make_store(folder: Path, documents: int = 120) -> Path:
-    """A store of `documents` training documents and 24 held-out ones."""
+    """A store of `documents` training documents and 24 held-out ones, each three of them related."""
     tokenizer = _tokenizer()
     specials = SpecialTokens(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=tokenizer.vocab_size)
     dtype = id_dtype(VOCAB)
     with create_artifact(folder, "tokens", {"dtype": dtype, "special_tokens": asdict(specials)}) as draft:
         for name, part in (("train", _documents(documents, 1)), ("heldout", _documents(24, 2))):
             writer = TokenShardWriter(draft.path / name, 0, dtype, specials.unk_id)
+            writer.groups += [number // 3 for number in range(len(part))]
             note = writer.write([(ids, 4 * len(ids)) for ids in part], "made up")
             draft.metrics[name] = index_split(draft.path / name, [note])
         tokenizer.save(draft.path / "tokenizer")

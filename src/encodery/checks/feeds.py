@@ -13,12 +13,13 @@ from encodery.tokens.shards import TokenShardWriter, index_split
 from encodery.tokens.store import SpecialTokens, TokenSplit
 
 LENGTHS = (30, 5, 18, 40)
+GROUPS = (7, 8, 7, 7)  # The second document is related to none.
 CLS_ID, SEP_ID, FIRST = 2, 3, 5
 START, LENGTH = 37, 12  # A piece of the third document.
 
 
 def example_split(folder: Path) -> TokenSplit:
-    """Write documents of the tokens 5, 6, 7, ... into a folder, and return them."""
+    """Write documents of the tokens 5, 6, 7, ... into a folder, three of them related, and return them."""
     special = SpecialTokens(pad_id=0, unk_id=1, cls_id=CLS_ID, sep_id=SEP_ID, mask_id=4, vocab_size=200)
     writer = TokenShardWriter(folder, 0, "uint16", special.unk_id)
     ends = np.cumsum(LENGTHS)
@@ -26,6 +27,7 @@ def example_split(folder: Path) -> TokenSplit:
         (np.arange(FIRST + end - length, FIRST + end, dtype=np.uint32), length)
         for end, length in zip(ends, LENGTHS, strict=True)
     ]
+    writer.groups += GROUPS
     metrics = index_split(folder, [writer.write(documents, "checks")])
     return TokenSplit(folder, "uint16", metrics, special, "example")
 

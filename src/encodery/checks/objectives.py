@@ -126,6 +126,9 @@ def check_evaluation(part: Objective) -> None:
             return step_metrics([module.evaluate(model.eval(), batch, torch.Generator().manual_seed(5))])
 
     module.eval()
+    with torch.no_grad():
+        fed = module.evaluate_fed(model.eval(), example_batch(), torch.Generator().manual_seed(5))
+    assert not any(term.weight for term in fed.values()), "evaluate_fed returns a term with a weight"
     first = judge()
     assert first == judge()
     assert any(name != "loss" for name in first), "no term but the loss"

@@ -87,6 +87,14 @@ def encode(
     workers: Annotated[
         int | None, typer.Option(help="The number of processes [default: one per 8 CPUs].", min=1)
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="A field of the documents' metadata, such as title, path or source: documents with the same value "
+            "there are related, for objectives that look across documents [default: none are related].",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Encode a corpus with a tokenizer into memory-mapped shards of token ids.
@@ -106,7 +114,7 @@ def encode(
         def watch(split: str, done: int, total: int) -> None:
             progress.update(tasks[split], completed=done, total=total)
 
-        run(corpus, tokenizer, out, workers=workers, overwrite=overwrite, on_progress=watch)
+        run(corpus, tokenizer, out, workers=workers, overwrite=overwrite, on_progress=watch, group_by=group_by)
     console.print(_store_table(out))
 
 

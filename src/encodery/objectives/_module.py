@@ -80,6 +80,11 @@ class ObjectiveModule(nn.Module, abc.ABC):
         whole = Batch(ids, batch.cu_seqlens, batch.max_seqlen, batch.segment)
         return self(model, self.prepare(whole, generator, 1.0))  # type: ignore[no-any-return]
 
+    def evaluate_fed(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, LossTerm]:
+        """Return further terms of a batch that the objective's feed made of held-out documents, all of weight 0, for
+        what no text alone can tell; by default none. Arguments as in `evaluate`, without masks."""
+        return {}
+
     def heldout_metrics(self, means: Mapping[str, float], tokens_per_byte: float) -> dict[str, float]:
         """Return what is reported of the means of `evaluate`'s terms and of their `loss`; here they themselves.
 

@@ -20,9 +20,11 @@ import numpy.typing as npt
 from encodery.base.artifact import Artifact, create_artifact
 from encodery.base.errors import ArtifactError, EmptyInput, InputError
 from encodery.base.machine import threads
+from encodery.corpus.document import Document
 from encodery.corpus.shards import read_documents, shard_paths
+from encodery.tokens.related import DocumentGroups, group_of
 from encodery.tokens.shards import ShardRecord, TokenShardWriter, finished_shard, id_dtype, index_split
-from encodery.tokens.store import KIND, SPLITS, SpecialTokens, TokenStore
+from encodery.tokens.store import GROUPS, KIND, SPLITS, SpecialTokens, TokenStore
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.up_to_date import up_to_date_artifact
 
@@ -42,6 +44,7 @@ class _Task:
     tokenizer: Path
     dtype: str
     source: str
+    group_by: str | None = None
 
 
 def encode_corpus(
@@ -51,6 +54,7 @@ def encode_corpus(
     workers: int | None = None,
     overwrite: bool = False,
     on_progress: ProgressCallback | None = None,
+    group_by: str | None = None,
 ) -> TokenStore:
     """Encode both splits of a corpus; if `out` holds exactly that already, nothing is done.
 
@@ -58,8 +62,10 @@ def encode_corpus(
         workers: the number of processes; by default one for each eight cores, this process if one is enough.
         overwrite: replace what is in `out`.
         on_progress: called as (split, finished shards, all shards) after each shard.
+        group_by: a field of the documents' metadata: documents with the same value there are related.
 
-    Raises `EmptyInput` if the corpus has no training text, `ArtifactError` for a damaged corpus shard, `DiskFull`.
+    Raises `EmptyInput` if the corpus has no training text or, with `group_by`, no related documents; `ArtifactError`
+    for a damaged corpus shard; `DiskFull`.
     """
     source = Artifact.open(corpus, "corpus")
     trained = Tokenizer.load(tokenizer)
@@ -70,18 +76,21 @@ def encode_corpus(
         raise EmptyInput(f"{corpus}: its training split holds no documents to encode.")
     parents = {"corpus": source, **_tokenizer_parent(tokenizer)}
     settings = {"dtype": dtype, "special_tokens": asdict(special_tokens), "tokenizer": trained.fingerprint}
+    settings |= {} if group_by is None else {"group_by": group_by}
     if not overwrite and up_to_date_artifact(out, KIND, settings, parents):
         return TokenStore.open(out)
     with create_artifact(out, KIND, settings, parents, overwrite=overwrite, keep_draft=True) as draft:
         started = time.perf_counter()
         trained.save(draft.path / "tokenizer")
         for name in SPLITS:
-            tasks = list(_tasks(source, name, draft.path, trained.fingerprint, dtype))
+            tasks = list(_tasks(source, name, draft.path, trained.fingerprint, dtype, group_by))
             _clear(draft.path / name, {f"{task.number:05d}" for task in tasks})
             records = _run(tasks, count, on_progress or _no_progress)
             draft.metrics[name] = index_split(draft.path / name, records)
         if not draft.metrics["train"]["tokens"]:
             raise EmptyInput(f"{corpus}: its training split holds no tokens.")
+        if group_by is not None:
+            _check_related(draft.path / "train" / GROUPS, corpus, group_by)
         draft.metrics["seconds"] = round(time.perf_counter() - started, 2)
     return TokenStore.open(out)
 
@@ -98,14 +107,27 @@ def special_tokens_of(tokenizer: Tokenizer) -> SpecialTokens:
     )
 
 
-def _tasks(corpus: Artifact, split: str, draft: Path, fingerprint: str, dtype: str) -> Iterator[_Task]:
+def _tasks(
+    corpus: Artifact, split: str, draft: Path, fingerprint: str, dtype: str, group_by: str | None
+) -> Iterator[_Task]:
     for number, path in enumerate(shard_paths(corpus.path, split)):
         name = str(path.relative_to(corpus.path))
         entry = corpus.manifest.files.get(name)
         if entry is None:
             raise ArtifactError(f"{path}: is not in the corpus's manifest.")
-        source = f"{fingerprint}/{name}/{entry['sha256']}"
-        yield _Task(path, draft / split, number, draft / "tokenizer", dtype, source)
+        source = f"{fingerprint}/{name}/{entry['sha256']}" + ("" if group_by is None else f"/{group_by}")
+        yield _Task(path, draft / split, number, draft / "tokenizer", dtype, source, group_by)
+
+
+def _check_related(groups: Path, corpus: str | Path, group_by: str) -> None:
+    """Raise `EmptyInput` if no two documents have the same group."""
+    if DocumentGroups(np.load(groups, allow_pickle=False)).count:
+        return
+    first = next(read_documents(shard_paths(corpus, "train")))
+    raise EmptyInput(
+        f"{corpus}: no two training documents have the same '{group_by}' in their metadata. The first document has "
+        f"{', '.join(sorted(first.metadata)) or 'none'}."
+    )
 
 
 def _clear(split: Path, shard_names: set[str]) -> None:
@@ -147,8 +169,16 @@ def _run(tasks: list[_Task], workers: int, on_progress: ProgressCallback) -> lis
 def _make(task: _Task) -> ShardRecord:
     tokenizer = Tokenizer.load(task.tokenizer)
     writer = TokenShardWriter(task.split, task.number, task.dtype, tokenizer.unk_id)
-    texts = (document.text for document in read_documents([task.corpus_shard]))
-    return writer.write(encode_texts(tokenizer, texts), task.source)
+    documents = read_documents([task.corpus_shard])
+    return writer.write(encode_texts(tokenizer, _texts(documents, task.group_by, writer.groups)), task.source)
+
+
+def _texts(documents: Iterable[Document], group_by: str | None, groups: list[int]) -> Iterator[str]:
+    """The text of each document, whose group is appended to `groups`."""
+    for document in documents:
+        if group_by is not None:
+            groups.append(group_of(document, group_by))
+        yield document.text
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[tuple[npt.NDArray[np.uint32], int]]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encodery.base.artifact import atomic_write, sha256, translate_disk_full
-from encodery.tokens.store import OFFSETS, SUFFIX
+from encodery.tokens.store import GROUPS, OFFSETS, SUFFIX
 
 RECORDS = "records"
 
@@ -37,13 +37,17 @@ def id_dtype(vocab_size: int) -> str:
 
 
 class TokenShardWriter:
-    """Writes one shard: ids as they come, the lengths at the end. The file appears as a intact or not at all."""
+    """Writes one shard: ids as they come, the lengths at the end. The file appears intact or not at all.
+
+    `groups`: the group of each document so far, empty if none have groups; whoever makes the documents appends to it.
+    """
 
     def __init__(self, split: Path, number: int, dtype: str, unk_id: int) -> None:
         self.path = split / f"{number:05d}{SUFFIX[dtype]}"
         self.kind = np.dtype(dtype).newbyteorder("<")
         self.unk_id = unk_id
         self.lengths: list[int] = []
+        self.groups: list[int] = []
         self.bytes = self.unknown = 0
         (split / RECORDS).mkdir(parents=True, exist_ok=True)
 
@@ -83,6 +87,8 @@ class TokenShardWriter:
         records = self.path.parent / RECORDS
         with translate_disk_full(records):
             np.save(records / f"{self.path.stem}.npy", lengths)
+            if self.groups:
+                np.save(records / f"{self.path.stem}.{GROUPS}", np.asarray(self.groups, dtype=np.int64))
         atomic_write(records / f"{self.path.stem}.json", json.dumps(asdict(record)))
         return record
 
@@ -100,12 +106,15 @@ def finished_shard(split: Path, number: int, dtype: str, source: str) -> ShardRe
 
 
 def index_split(split: Path, records: list[ShardRecord]) -> dict[str, int]:
-    """Join the shards' lengths into `offsets.npy`, remove the records, and return the split's metrics."""
+    """Join the shards' lengths into `offsets.npy` and their groups, if any, into `groups.npy`, remove the records, and
+    return the split's metrics."""
     split.mkdir(parents=True, exist_ok=True)
     documents = sum(record.documents for record in records)
     if documents:
         with translate_disk_full(split / OFFSETS):
             _write_offsets(split, len(records), documents)
+            if groups := [np.load(path, allow_pickle=False) for path in sorted((split / RECORDS).glob(f"*.{GROUPS}"))]:
+                np.save(split / GROUPS, np.concatenate(groups))
     folder = split / RECORDS
     if folder.is_dir():
         for file in folder.iterdir():

@@ -2,9 +2,10 @@
 
 Layout of the folder: for each split, `<split>/00000.u16` (or `.u32`), … hold the ids of whole documents one after
 another, little-endian, without special tokens; `<split>/offsets.npy` (D+1,) int64 says where each document begins in
-the ids of the split. `tokenizer/` is a copy of the tokenizer. The manifest's settings hold `dtype` and the ids of the
-special tokens, its metrics the documents, tokens, unknown tokens and UTF-8 bytes of each split. Opening checks the size
-of every file; `verify` checks every SHA-256. Both name the file at fault.
+the ids of the split. In a store that was encoded with `group_by`, `<split>/groups.npy` (D,) int64 has the group of each
+document; documents of one group are related. `tokenizer/` is a copy of the tokenizer. The manifest's settings hold
+`dtype` and the ids of the special tokens, its metrics the documents, tokens, unknown tokens and UTF-8 bytes of each
+split. Opening checks the size of every file; `verify` checks every SHA-256. Both name the file at fault.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, InputError
+from encodery.tokens.related import DocumentGroups
 
 if TYPE_CHECKING:
     from encodery.tokens.tokenizer import Tokenizer
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 KIND = "tokens"
 SPLITS = ("train", "heldout")
 SUFFIX = {"uint16": ".u16", "uint32": ".u32"}
-OFFSETS = "offsets.npy"
+OFFSETS, GROUPS = "offsets.npy", "groups.npy"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TokenSplit:
     def __init__(
         self, folder: Path, dtype: str, metrics: dict[str, Any], special_tokens: SpecialTokens, identity: str
     ) -> None:
-        self.name = folder.name
+        self.name, self.folder = folder.name, folder
         self.special_tokens = special_tokens
         self.identity = f"{identity}/{folder.name}"
         self.documents, self.tokens = int(metrics["documents"]), int(metrics["tokens"])
@@ -81,17 +83,40 @@ class TokenSplit:
         return (self[number] for number in range(self.documents))
 
     def read(self, start: int, length: int) -> npt.NDArray[np.integer[Any]]:
-        """Return `length` ids from position `start` of the split; they must belong to one document."""
+        """Return `length` ids from position `start` of the split, a view if they lie in one shard."""
         if not length:
             return np.zeros(0, self.shards[0].dtype if self.shards else np.uint16)
         shard = int(self.starts.searchsorted(start, "right")) - 1
         begin = start - int(self.starts[shard])
-        return self.shards[shard][begin : begin + length]
+        ids = self.shards[shard][begin : begin + length]
+        if len(ids) == length or shard + 1 == len(self.shards):
+            return ids
+        return np.concatenate([ids, self.read(start + len(ids), length - len(ids))])
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(D,) int64: the number of tokens of each document."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """(D,) int64: the group of each document. Raises `InputError` for a store without groups, `ArtifactError` for
+        one whose groups are not those of its documents."""
+        path = self.folder / GROUPS
+        if not path.is_file():
+            raise InputError(
+                f"{self.folder.parent}: does not say which documents are related. Encode the corpus again: "
+                "`encodery tokens encode CORPUS --group-by KEY ...`, KEY being a field of the documents' metadata."
+            )
+        groups = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        if groups.shape != (self.documents,):
+            raise ArtifactError(f"{path}: has groups of {len(groups)} documents, not of {self.documents}.")
+        return groups
+
+    @cached_property
+    def related(self) -> DocumentGroups:
+        """The documents of each group. Raises as `groups` does."""
+        return DocumentGroups(self.groups)
 
 
 class TokenStore:

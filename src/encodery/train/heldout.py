@@ -18,8 +18,9 @@ Shapes: T tokens, M masked tokens, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ from encodery.corrupt import Vocabulary
 from encodery.model.network import Model
 from encodery.model.shape import Batch
 from encodery.objectives import LossTerm, ObjectiveModule, cross_entropy_metrics, masked_token_terms, step_metrics
+from encodery.tokens.feeds import DataFeed
+from encodery.tokens.loader import LoaderSettings, PackedLoader
 from encodery.tokens.shuffle import hash_under_key, permute
 from encodery.tokens.store import TokenSplit
 from encodery.train.distributed import DistributedContext
@@ -38,6 +41,7 @@ from encodery.train.distributed import DistributedContext
 MASK_RATE = 0.15
 BATCH_TOKENS = 8192
 Ids = npt.NDArray[np.int64]
+Evaluate = Callable[[Model, Batch, torch.Generator], dict[str, LossTerm]]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -98,30 +102,46 @@ def score_mlm(model: Model, batches: Iterable[Batch], tokens_per_byte: float) ->
     return {**means, **derived, "tokens": float(tokens), "predicted": float(predicted)}
 
 
+def fed_batches(
+    split: TokenSplit, settings: LoaderSettings, feed: DataFeed, tokens: int, batch_tokens: int = BATCH_TOKENS
+) -> Iterator[Batch]:
+    """Batches that a feed makes of held-out documents, always the same ones, until about `tokens` tokens or those of
+    the split are reached; none if it cannot be made of them."""
+    target = min(tokens, split.tokens)
+    size = max(settings.max_length, min(batch_tokens, target))
+    try:
+        loader = PackedLoader(split, dataclasses.replace(settings, batch_tokens=size), 0, feed=feed)
+    except EmptyInput:
+        return
+    done = 0
+    while done < target:
+        packed = loader.next()
+        done += packed.tokens
+        assert packed.segment is not None
+        assert packed.relation is not None
+        ids, segment, relation = map(torch.from_numpy, (packed.ids, packed.segment, packed.relation))
+        yield Batch(ids, torch.from_numpy(packed.cu_seqlens), packed.max_seqlen, segment, {"relation": relation})
+
+
 def score_objective(
     model: Model,
     objective: ObjectiveModule,
     batches: Iterable[Batch],
     tokens_per_byte: float,
     distributed: DistributedContext,
+    fed: Iterable[Batch] = (),
 ) -> dict[str, float]:
-    """Judge held-out text by what the objective trains (`ObjectiveModule.evaluate`).
+    """Judge held-out text by what the objective trains: `batches` by `evaluate`, `fed`, those of its feed, by
+    `evaluate_fed`.
 
     Every rank evaluates its own of the batches, which are equal on all ranks. Model and objective keep their mode.
     Returns the metrics of the objective, with `loss`; empty if there was nothing to judge.
     """
-    terms: list[dict[str, LossTerm]] = []
-    first: tuple[int, Batch] | None = None
     training = objective.training
     objective.eval()
     try:
-        for index, batch in enumerate(_evaluated(model, batches)):
-            first = first or (index, batch)
-            if index % distributed.world == distributed.rank:
-                terms.append(_evaluate(model, objective, index, batch))
-        if first is not None and not terms:  # The ranks add up equal names, so a rank without a batch adds zeros.
-            own = _evaluate(model, objective, *first)
-            terms.append({name: LossTerm(term.total * 0, 0, term.weight) for name, term in own.items()})
+        terms = _terms_of_rank(objective.evaluate, model, batches, distributed)
+        terms += _terms_of_rank(objective.evaluate_fed, model, fed, distributed)
     finally:
         objective.train(training)
     means = step_metrics(terms, distributed.all_reduce if distributed.world > 1 else None)
@@ -143,9 +163,24 @@ def _evaluated(model: Model, batches: Iterable[Batch]) -> Iterator[Batch]:
         model.train(training)
 
 
-def _evaluate(model: Model, objective: ObjectiveModule, index: int, batch: Batch) -> dict[str, LossTerm]:
-    generator = torch.Generator(batch.ids.device).manual_seed(derive_seed(0, "heldout draws", index))
-    return objective.evaluate(model, batch, generator)
+def _terms_of_rank(
+    evaluate: Evaluate, model: Model, batches: Iterable[Batch], distributed: DistributedContext
+) -> list[dict[str, LossTerm]]:
+    """The terms of this rank's batches. The ranks add up equal names, so a rank without a batch adds zeros."""
+    terms: list[dict[str, LossTerm]] = []
+    first: Batch | None = None
+    for index, batch in enumerate(_evaluated(model, batches)):
+        first = batch if first is None else first
+        if index % distributed.world == distributed.rank:
+            terms.append(evaluate(model, batch, _generator(batch, index)))
+    if first is not None and not terms:
+        own = evaluate(model, first, _generator(first, 0))
+        terms.append({name: LossTerm(term.total * 0, 0, term.weight) for name, term in own.items()})
+    return terms
+
+
+def _generator(batch: Batch, index: int) -> torch.Generator:
+    return torch.Generator(batch.ids.device).manual_seed(derive_seed(0, "heldout draws", index))
 
 
 def _pieces(

@@ -36,7 +36,7 @@ from encodery.tokens.unigram_baseline import unigram_baseline
 from encodery.train.data_init.random import RandomInit
 from encodery.train.diagnostics import padded_attention_warning
 from encodery.train.distributed import DistributedContext
-from encodery.train.heldout import heldout_batches, score_objective
+from encodery.train.heldout import fed_batches, heldout_batches, score_objective
 from encodery.train.init_from import build_initialised, check_same_vocabulary, new_heads
 from encodery.train.job import Job, JobOutputs, MicroBatch, StepBatches
 from encodery.train.lengths import attended_length
@@ -258,7 +258,9 @@ class PretrainJob(Job):
             return {}
         batches = heldout_batches(split, self.vocabulary, self.settings.feed.max_length, tokens)
         rate = split.tokens / max(split.bytes, 1)
-        return score_objective(self.model, self.objective, batches, rate, self.distributed)
+        feed = self.settings.objective.feed
+        fed = () if feed is None else fed_batches(split, self.settings.feed, feed, tokens)
+        return score_objective(self.model, self.objective, batches, rate, self.distributed, fed)
 
     @property
     def num_parameters(self) -> int:
