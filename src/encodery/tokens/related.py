@@ -15,7 +15,7 @@ from encodery.tokens.shuffle import Integers
 
 
 def group_of(document: Document, key: str) -> int:
-    """Return the group of a document, a hash of its metadata `key`; without a value there it is a group of its own."""
+    """Return the group of a document, a hash of its metadata `key`; that of no other document without one."""
     value = document.metadata.get(key)
     named = f"id {document.id}" if value in (None, "", [], {}) else f"value {json.dumps(value, sort_keys=True)}"
     return int.from_bytes(
