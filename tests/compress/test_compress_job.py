@@ -17,7 +17,7 @@ from encodery.base.settings import decode
 from encodery.checks.execution import example_store
 from encodery.cli.__main__ import run as cli
 from encodery.compress.distill.logits import LogitDistillation
-from encodery.compress.job import CompressJob
+from encodery.compress.job import COMPARED, CompressJob
 from encodery.compress.settings import compress_recipe
 from encodery.compress.targets import linear_layers
 from encodery.embed.planning import plan_training
@@ -184,6 +184,27 @@ def test_the_teacher_is_in_evaluation_mode_and_does_not_learn(pretrained: Path) 
     trained = {name for name, p in job.module.named_parameters() if p.grad is not None}
     assert any("encoder" in name for name in trained)
     assert not {id(p) for p in job.teacher.module.parameters()} & {id(p) for p in job.module.parameters()}
+
+
+def test_the_memory_of_a_teacher_and_of_the_student_is_counted(
+    pretrained: Path, tmp_path: Path, word_tokenizer: Callable[..., Tokenizer], small_model: Callable[..., Path]
+) -> None:
+    alone, taught = (
+        CompressJob.memory_estimate(compress_recipe(pretrained, over)) for over in (PRUNE, {**PRUNE, **DISTILL})
+    )
+    assert alone is not None
+    assert taught is not None
+    saved = load_model(pretrained).model
+    predictions = 4 * round(128 * 0.3) * saved.settings.vocab_size  # the micro-batch has 128 tokens
+    weights = 4 * sum(p.numel() for p in saved.parameters())
+    more = taught.memory - alone.memory - COMPARED * predictions
+    assert weights < more < 2.5 * weights, "the files hold golden outputs too"
+    assert taught.activations - alone.activations == COMPARED * predictions
+    tokenizer = load_model(pretrained).tokenizer
+    small = small_model(tmp_path / "small", tokenizer, width=8, depth=1, heads=2, max_length=32)
+    student = CompressJob.memory_estimate(compress_recipe(pretrained, {**PRUNE, **DISTILL}, str(small)))
+    assert student is not None
+    assert student.memory < taught.memory, "the model that is trained is the student"
 
 
 def test_counts_are_those_of_the_terms(pretrained: Path, finetuned: Path) -> None:

@@ -32,6 +32,9 @@ from encodery.train.recipe import Recipe
 from encodery.train.settings import NEUTRAL_SETTINGS
 
 JOB_PREFIX = "job."
+COMPARED = 7
+"""Copies of the predictions in memory while `distill/logits.py` compares those of two models, as measured: logits,
+logits by the temperature and log-probabilities of both, and their products."""
 
 
 class CompressJob(Job):
@@ -83,9 +86,20 @@ class CompressJob(Job):
 
     @classmethod
     def memory_estimate(cls, recipe: Recipe[CompressSettings]) -> MemoryEstimate | None:
-        """See `Job`. That of the wrapped job; a teacher adds its weights, a few percent of what training keeps."""
-        inner = recipe.settings.job_recipe()
-        return find_job(inner.job).memory_estimate(inner)
+        """See `Job`. That of the wrapped job for the model that is trained; a teacher adds its weights, and the
+        predictions of both with what their comparison keeps."""
+        settings, inner = recipe.settings, recipe.settings.job_recipe()
+        job_type = find_job(inner.job)
+        if settings.model is not None:
+            inner = job_type.with_model(inner, settings.model)
+        estimate = job_type.memory_estimate(inner)
+        if estimate is None or not settings.distill:
+            return estimate
+        files = (Path(recipe.inputs["run"]) / MODEL).rglob("*.safetensors")
+        weights, compared = sum(file.stat().st_size for file in files), COMPARED * job_type.prediction_bytes(inner)
+        return dataclasses.replace(
+            estimate, memory=estimate.memory + weights + compared, activations=estimate.activations + compared
+        )
 
     # Training
 

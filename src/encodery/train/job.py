@@ -157,6 +157,11 @@ class Job(abc.ABC):
         """
         raise SettingsError(f"The job '{self.name()}' gives no predictions that a teacher could be compared with.")
 
+    @classmethod
+    def prediction_bytes(cls, recipe: Recipe[Any]) -> int:
+        """The bytes of the predictions in the outputs of a micro-batch, before anything is built; 0 if unknown."""
+        return 0
+
     def num_predictions(self, batch: Any) -> Count:
         """The number N of predictions in the outputs of a prepared micro-batch, before the model runs.
 

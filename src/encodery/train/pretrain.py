@@ -41,7 +41,7 @@ from encodery.train.init_from import build_initialised, check_same_vocabulary, n
 from encodery.train.job import Job, JobOutputs, MicroBatch, StepBatches
 from encodery.train.lengths import attended_length
 from encodery.train.memory_estimate import MemoryEstimate
-from encodery.train.pretrain_settings import PretrainSettings
+from encodery.train.pretrain_settings import PREDICTED_FRACTION, PretrainSettings
 from encodery.train.recipe import Recipe
 from encodery.train.scaling_rules import default_lr
 from encodery.train.settings import NEUTRAL_SETTINGS
@@ -230,6 +230,13 @@ class PretrainJob(Job):
         output = self.objective.encode(self.model, batch)
         logits = self.model.mlm_logits(output.hidden[predicted])
         return self.objective.terms(self.model, output, batch), JobOutputs(output.hidden, logits, True)
+
+    @classmethod
+    def prediction_bytes(cls, recipe: Recipe[PretrainSettings]) -> int:
+        """See `Job`. Those of the logits over the vocabulary at the masked positions."""
+        settings = recipe.settings
+        tokens = min(settings.train.micro_batch_tokens, round(settings.train.batch_tokens.maximum))
+        return 4 * round(tokens * PREDICTED_FRACTION) * settings.model.vocab_size
 
     def num_predictions(self, batch: Batch) -> Count:
         """See `Job`."""
