@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from encodery.base.parts import name_of
 from encodery.base.settings import decode, encode
 from encodery.model.network import build_model
 from encodery.model.positions import Positions, PositionsModule
+from encodery.model.positions.none import NoPositions
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch, Shape
 
@@ -45,6 +47,12 @@ def repeated(size: int) -> torch.Tensor:
     return torch.cat((first, middle, first))
 
 
+def project(x: torch.Tensor) -> torch.Tensor:
+    """A projection (P, H) → (P, 3·N·D), the same at each call, in fp64."""
+    weight = torch.randn(12, 36, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return x.double() @ weight
+
+
 def check_settings_round_trip(part: Positions) -> None:
     """The part is what its settings decode to."""
     assert decode(Positions, encode(part)) == part
@@ -77,6 +85,19 @@ def check_bias_shape(part: Positions) -> None:
         assert bias.shape[1] >= 2 * 9 - 1
 
 
+def check_relative_terms(part: Positions) -> None:
+    """`relative_terms` is None or has embeddings (P, N, D) of every distance between tokens of the longest sequence."""
+    terms = example(part).relative_terms(project, LAYOUT, SHAPE)
+    if terms is not None:
+        assert terms.products > 1, "neither keys nor queries are given"
+        assert len(terms.index) % 2 == 1
+        assert len(terms.index) >= 2 * 9 - 1
+        for vectors in (terms.keys, terms.queries):
+            if vectors is not None:
+                assert vectors.shape[1:] == (3, 4)
+                assert 0 <= int(terms.index.min()) <= int(terms.index.max()) < len(vectors)
+
+
 def check_kinds(part: Positions) -> None:
     """`kinds` names where the positions enter the model, and nothing else."""
     module, x, qkv = example(part), repeated(12), repeated(36)
@@ -84,6 +105,7 @@ def check_kinds(part: Positions) -> None:
         "embeddings": not torch.equal(module.add(x.clone(), LAYOUT), x),
         "rotation": not torch.equal(module.rotate(qkv.clone(), LAYOUT, SHAPE), qkv),
         "bias": module.bias(LAYOUT, SHAPE) is not None,
+        "relative": module.relative_terms(project, LAYOUT, SHAPE) is not None,
     }
     assert {kind for kind, enters in entering.items() if enters} == part.kinds
 
@@ -95,6 +117,33 @@ def check_order_matters(part: Positions) -> None:
     first = model(Batch.from_sequences([[1, 2, 3, 4]])).hidden
     second = model(Batch.from_sequences([[2, 1, 3, 4]])).hidden[[1, 0, 2, 3]]
     assert torch.allclose(first, second, atol=1e-5) == (name_of(part) == "none")
+
+
+def check_weights_are_trained(part: Positions) -> None:
+    """The hidden states of a model depend on every weight of the positions."""
+    table = {"width": 12, "heads": 3, "vocab_size": 9, "init": {"is": "normal", "std": 0.3}}
+    model = build_model(dataclasses.replace(decode(ModelSettings, table), positions=part))
+    hidden = model(Batch.from_sequences([list(range(9)), [3, 1, 4]])).hidden
+    (hidden * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
+    for name, weight in model.encoder.positions.named_parameters():
+        assert weight.grad is not None, f"{name} has no gradient"
+        assert weight.grad.any(), f"the gradient of {name} is zero"
+
+
+def check_cost(part: Positions) -> None:
+    """`cost` counts the products that the positions add to a layer, besides projections of embeddings of distances."""
+    table = {"width": 12, "depth": 1, "heads": 3, "intermediate_size": 8, "vocab_size": 9, "head": None}
+    with_part = dataclasses.replace(decode(ModelSettings, table), positions=part)
+    without = dataclasses.replace(with_part, positions=NoPositions())
+    batch = Batch.from_sequences([[1] * 64] * 64)
+    counted = []
+    for settings in (with_part, without):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            build_model(settings)(batch)
+        counted.append(counter.get_total_flops() / batch.tokens)
+    added, cost = counted[0] - counted[1], part.cost(with_part.layer_shapes[0], 64)
+    assert abs(cost.flops - added) <= 0.05 * counted[0], f"cost says {cost.flops} operations per token, not {added}"
+    assert cost.kept >= 0
 
 
 def check_offset_patterns(part: Positions) -> None:

@@ -46,7 +46,8 @@ def flops_per_token(
         early: (n, fraction): the first n layers work on that fraction of the tokens only.
     """
     model, shape = meta_model(settings), settings.shape
-    products = 2.0 * (_weights(model.encoder) - _weights(model.encoder.blocks))
+    outside = _weights(model.encoder) - _weights(model.encoder.blocks) - _weights(model.encoder.positions)
+    products = 2.0 * outside
     for layer, (layer_shape, block) in enumerate(zip(settings.layer_shapes, model.encoder.layer_blocks, strict=True)):
         fraction = early[1] if layer < early[0] else 1.0
         attention, ffn = _sublayer_costs(settings, layer_shape, length * fraction)
@@ -77,7 +78,7 @@ def decoder_flops_per_token(settings: ModelSettings, length: float, memory: floa
     assert model.decoder is not None
     products = 0.0
     for layer_shape, block in zip(settings.decoder.layer_shapes(shape), model.decoder.blocks, strict=True):
-        products += settings.attention.cost(layer_shape, length).flops + settings.ffn.cost(layer_shape).flops
+        products += sum(cost.flops for cost in _sublayer_costs(settings, layer_shape, length))
         cross = block.get_submodule("cross_attention") if settings.decoder.memory else None
         if isinstance(cross, CrossAttention):
             inner = shape.heads * shape.head_size
@@ -131,7 +132,7 @@ def _kept_by_decoder(settings: ModelSettings, length: int) -> float:
         return 0.0
     kept = shape.width + 3.0 * shape.embedding_size if settings.decoder.head is not None else 0.0
     for layer_shape, block in zip(settings.decoder.layer_shapes(shape), model.decoder.blocks, strict=True):
-        kept += settings.attention.cost(layer_shape, length).kept + settings.ffn.cost(layer_shape).kept
+        kept += sum(cost.kept for cost in _sublayer_costs(settings, layer_shape, length))
         kept += sum(_norm_size(m) for m in block.modules())
         if settings.decoder.memory:
             kept += settings.attention.cost(layer_shape, length).kept
@@ -150,8 +151,12 @@ def meta_model(settings: ModelSettings) -> Model:
 
 
 def _sublayer_costs(settings: ModelSettings, shape: Shape, length: float) -> tuple[Cost, Cost]:
-    """What attention and feed-forward of a layer cost; nothing for one that the layer does not have."""
-    attention = settings.attention.cost(shape, length) if shape.heads else Cost(0.0, 0.0)
+    """What attention, with its positions, and feed-forward of a layer cost; nothing for one that the layer does not
+    have."""
+    attention = Cost(0.0, 0.0)
+    if shape.heads:
+        own, added = settings.attention.cost(shape, length), settings.positions.cost(shape, length)
+        attention = Cost(own.flops + added.flops, own.kept + added.kept)
     return attention, settings.ffn.cost(shape) if shape.intermediate_size else Cost(0.0, 0.0)
 
 

@@ -90,7 +90,11 @@ class ModelSettings:
         self._check_groups()
         _refuse("positions", self.positions, self.positions.incompatibility(self.shape))
         decoder = [] if self.decoder is None else self.decoder.layer_shapes(self.shape)
+        if self.positions.has_layer_weights and (self.decoder is not None or len(self.block_shapes) < self.depth):
+            reason = "has weights for each layer, so there can be no layer_groups and no decoder."
+            _refuse("positions", self.positions, reason)
         for shape in (*self.block_shapes, *decoder):
+            _refuse("positions", self.positions, self.positions.layer_incompatibility(self.shape, shape))
             _refuse("block", self.block, self.block.incompatibility(shape))
             if shape.heads:
                 _refuse("attention", self.attention, self.attention.incompatibility(shape, self.positions))
@@ -169,8 +173,12 @@ class ModelSettings:
     def with_depth(self, depth: int) -> ModelSettings:
         """The same model with `depth` layers.
 
-        Raises `SettingsError` for more than there are if `layers` or `layer_groups` lists them.
+        Raises `SettingsError` for more than there are if `layers` or `layer_groups` lists them, and for fewer, but not
+        none, if positions have weights for each layer.
         """
+        if self.positions.has_layer_weights and depth not in (0, self.depth):
+            reason = f"has weights for each of the {self.depth} layers, so there cannot be {depth}."
+            _refuse("positions", self.positions, reason)
         for name in ("layers", "layer_groups"):
             if depth > self.depth and getattr(self, name):
                 raise SettingsError(f"depth = {depth}: model.{name} is of {self.depth} layers only. Add entries to it.")

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.model.count import meta_model
 from encodery.model.network import Model
 from encodery.model.settings import ModelSettings
@@ -27,7 +29,11 @@ def deepen(state: State, sources: Sequence[int], settings: ModelSettings) -> dic
     """Make layer i a copy of layer `sources[i]`.
 
     A norm that the source does not have (the first of layer 0, if embeddings are normalised already) is a fresh one.
+    Raises `SettingsError` if positions have weights for each layer.
     """
+    if settings.positions.has_layer_weights:
+        name = name_of(settings.positions)
+        raise SettingsError(f"positions = '{name}': has weights for each layer, so the layers stay as they are.")
     deeper = {name: tensor for name, tensor in state.items() if not BLOCK.fullmatch(name)}
     for name, fresh in Model(settings).state_dict().items():
         match = BLOCK.fullmatch(name)

@@ -137,7 +137,7 @@ def padded_attention_warning(
     Both kernels run forward once, after one run to warm up. On a device without a packed kernel for the dtype there is
     nothing to compare with.
     """
-    if not isinstance(settings.attention, FullAttention):
+    if not isinstance(settings.attention, FullAttention) or "relative" in settings.positions.kinds:
         return None
     dropout = settings.attention.dropout
     positions = settings.positions.build(settings.shape).to(device)

@@ -16,6 +16,7 @@ from encodery.model.cost import Cost
 from encodery.model.head_weights import HeadWeights
 from encodery.model.memory import CrossAttention
 from encodery.model.ops.attention import AttentionSpec, graph, select_kernel
+from encodery.model.ops.relative_attention import grouped
 from encodery.model.positions import PositionsModule
 from encodery.model.shape import Layout, Shape
 from encodery.model.weights import Linear
@@ -74,9 +75,13 @@ class _FullModule(AttentionModule):
             dropout=self.dropout if self.training else 0.0,
             prefix=layout.prefix is not None and reach.right is not None,
         )
-        compiling = torch.compiler.is_compiling()
-        attend = graph.attend if compiling else select_kernel(qkv.device.type, qkv.dtype, spec)
-        mixed = attend(qkv, layout, spec, bias)
+        terms = positions.relative_terms(self.qkv, layout, shape)
+        if terms is not None:
+            mixed = grouped.attend(qkv, layout, spec, bias, terms)
+        elif torch.compiler.is_compiling():
+            mixed = graph.attend(qkv, layout, spec, bias)
+        else:
+            mixed = select_kernel(qkv.device.type, qkv.dtype, spec)(qkv, layout, spec, bias)
         y: Tensor = self.out(mixed.flatten(1))
         return y
 

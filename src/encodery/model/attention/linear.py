@@ -62,7 +62,7 @@ class LinearAttention(Attention):
                 f"attends to the whole document or to all tokens before, and not within {shape.reach}. Use mask = "
                 "'document' or 'causal', or attention = 'full'."
             )
-        if "bias" in positions.kinds:
+        if positions.kinds & {"bias", "relative"}:
             return "has no scores that positions could be added to. Use positions = 'rotary', or attention = 'full'."
         return None
 

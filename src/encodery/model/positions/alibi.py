@@ -13,8 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from encodery.base.errors import SettingsError
-from encodery.model.positions import PositionKind, Positions, PositionsModule
+from encodery.model.positions import PositionKind, Positions, PositionsModule, check_no_gaps
 from encodery.model.shape import Layout, Shape
 
 
@@ -45,11 +44,7 @@ def _slopes(heads: int) -> list[float]:
 
 class _ALiBiModule(PositionsModule):
     def bias(self, layout: Layout, shape: Shape) -> Tensor | None:
-        if layout.has_gaps:
-            raise SettingsError(
-                "positions = 'alibi': counts distances between neighbouring tokens, so no token of a sequence can be "
-                "left out."
-            )
+        check_no_gaps(layout, "alibi")
         key = (ALiBi, shape.heads)
         if key not in layout.memo:
             device = layout.cu_seqlens.device

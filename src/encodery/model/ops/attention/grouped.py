@@ -213,9 +213,10 @@ def _added(tile: AttentionTile, run: _Run, bias: Tensor | None, dtype: torch.dty
 
 
 def _dense(bias: Tensor, length: int, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """The bias by distance (N, 2R - 1) as (N, L, L). The memo keeps `bias` too, so that its id is not used again."""
-    key = ("dense bias", id(bias), length, dtype)
-    if key not in layout.memo:
+    """The bias by distance (N, 2R - 1) as (N, L, L). The memo keeps that of the last bias: a bias that is learned is
+    another tensor in each layer and each step."""
+    key = ("dense bias", length, dtype)
+    if key not in layout.memo or layout.memo[key][0] is not bias:
         index = _distance(length) + bias.shape[1] // 2
         layout.memo[key] = (bias, bias.detach()[:, index].to(dtype))
     dense: Tensor = layout.memo[key][1]
