@@ -43,7 +43,7 @@ class Result:
     text: str
 
     def __post_init__(self) -> None:
-        typed = re.search(r"\d+[.,]\d+", PLACEHOLDER.sub("", self.text))
+        typed = re.search(r"\d+\.\d+", PLACEHOLDER.sub("", self.text))
         if typed:
             raise SettingsError(f"text: {typed[0]} is typed; name the figure by its path in {self.file}, as {{path}}.")
         if not PLACEHOLDER.search(self.text):
