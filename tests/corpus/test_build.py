@@ -386,3 +386,18 @@ def test_a_damaged_shard_is_reported(tmp_path: Path, text: Make) -> None:
         Artifact.open(tmp_path / "out").verify()
     with pytest.raises(InputError, match="no split 'test'"):
         shard_paths(tmp_path / "out", "test")
+
+
+def test_relative_names_are_those_of_the_working_directory(
+    tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second build in the same process, under the same names in another folder, reads and writes there."""
+    built = []
+    for number, name in enumerate(("first", "second")):
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "a.txt").write_text(text(seed=number), encoding="utf-8")
+        monkeypatch.chdir(tmp_path / name)
+        build_corpus(["in"], "out", workers=1)
+        built.append(texts(tmp_path / name / "out"))
+    assert len(built[0]) == len(built[1]) == 1
+    assert built[0] != built[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from encodery.objectives.mlm import MaskedLM
 )
 def test_settings_of_a_card_decode(card: str, first: float, last: float, mask: float, repository: Path) -> None:
     table = tomllib.loads((repository / "papers" / f"{card}.toml").read_text(encoding="utf-8"))
-    objective = decode_with_overrides(Objective, {"is": "mlm"}, parse_overrides(table["settings"])["objective"])
+    settings = [word for word in shlex.split(table["command"]) if word.startswith("objective.")]
+    objective = decode_with_overrides(Objective, {"is": "mlm"}, parse_overrides(settings)["objective"])
     assert isinstance(objective, MaskedLM)
     assert objective.corruption.rate(0.0) == first
     assert objective.corruption.rate(1.0) == last

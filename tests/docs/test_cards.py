@@ -8,43 +8,45 @@ from pathlib import Path
 
 import pytest
 
-from encodery.base.cards import card, cards, cards_using, read_card
-from encodery.base.errors import SettingsError, UnknownName
+from encodery.base.bench_results import numbers_at, render, value_at
+from encodery.base.cards import card, cards, cards_using, check_result, read_card
+from encodery.base.catalogue import catalogue, check_catalogue_number
+from encodery.base.errors import InputError, SettingsError, UnknownName
 from encodery.base.parts import families, parts_of
-from encodery.base.recipes import recipe_files
-from encodery.base.settings import parse_overrides
 from encodery.cli.__main__ import run
 
 GOOD = 'title = "T"\narxiv = "2401.00001"\nyear = 2024\nclaim = "c"\n'
 
 
 @pytest.mark.parametrize("name", list(cards()))
-def test_parts_and_recipe_of_a_card_exist(name: str, repository: Path) -> None:
-    entries = card(name)
-    assert entries.parts or entries.modules
-    for module in entries.modules:
+def test_what_a_card_names_exists(name: str) -> None:
+    entry = card(name)
+    assert entry.parts or entry.modules or "model." in entry.command
+    for module in entry.modules:
         assert find_spec(f"encodery.{module}"), f"{module} is no module"
-    for path in entries.parts:
+    for path in entry.parts:
         family = max((f for f in families() if path.startswith(f"{f}.")), key=len, default="")
         assert path.removeprefix(f"{family}.") in parts_of(family), f"{path} is no part"
-    if entries.recipe:
-        verb, recipe = entries.recipe.split("/")
-        assert recipe in recipe_files(verb)
-    parse_overrides(entries.settings)
-    assert entries.status == "sketch" or entries.recipe or entries.settings or entries.modules
-    assert not entries.result_file or (repository / entries.result_file).is_file()
+    check_result(entry)
+    check_catalogue_number(entry, catalogue())
 
 
 def test_a_card_is_strict(tmp_path: Path) -> None:
     path = tmp_path / "paper.toml"
-    path.write_text(GOOD + 'recipee = "pretrain/bert"\n')
-    with pytest.raises(SettingsError, match=r"'recipee'\. Did you mean 'recipe'"):
+    path.write_text(GOOD + 'commandd = "encodery show"\n')
+    with pytest.raises(SettingsError, match=r"'commandd'\. Did you mean 'command'"):
         read_card(path)
     path.write_text(GOOD + 'status = "done"\n')
     with pytest.raises(SettingsError, match="status"):
         read_card(path)
-    path.write_text(GOOD + 'status = "reproduced"\n')
-    with pytest.raises(SettingsError, match="needs a measured result"):
+    path.write_text(GOOD + 'status = "runs"\n')
+    with pytest.raises(SettingsError, match="needs a command"):
+        read_card(path)
+    path.write_text(GOOD + 'command = "python train.py"\n')
+    with pytest.raises(SettingsError, match="must begin with 'encodery'"):
+        read_card(path)
+    path.write_text(GOOD + 'status = "measured"\ncommand = "encodery show"\n' + result("{machine/threads}"))
+    with pytest.raises(SettingsError, match="ours, default"):
         read_card(path)
     path.write_text(GOOD)
     assert read_card(path).status == "sketch"
@@ -53,6 +55,59 @@ def test_a_card_is_strict(tmp_path: Path) -> None:
         read_card(path)
     with pytest.raises(UnknownName, match="Did you mean 'modernbert'"):
         card("modernber")
+
+
+def result(text: str, more: str = "") -> str:
+    return f'[result]\nfile = "recipes.json"\ntext = "{text}"\n{more}'
+
+
+def test_no_figure_is_typed(tmp_path: Path) -> None:
+    path = tmp_path / "paper.toml"
+    for text, message in (("loss 4.71", "4.71 is typed"), ("no figure at all", "names no figure")):
+        path.write_text(GOOD + result(text))
+        with pytest.raises(SettingsError, match=message):
+            read_card(path)
+    path.write_text(GOOD + result("loss {runs/bret/*/heldout_loss}"))
+    with pytest.raises(InputError, match="'bret' leads nowhere; there is tiny"):
+        check_result(read_card(path))
+    path.write_text(GOOD + result("loss {runs/bert/*/heldout_loss} after {seconds} s"))
+    assert read_card(path).ours == "loss 5.652 ± 0.042 after 45 s"
+    paths = 'ours = "summary/bert/heldout_loss"\ndefault = "runs/bert/*/heldout_loss"\n'
+    path.write_text(GOOD + 'status = "measured"\ncommand = "encodery show"\n' + result("{seconds} s", paths))
+    with pytest.raises(InputError, match=r"needs 2 seeds or more of both figures; recipes\.json has 1 of ours"):
+        check_result(read_card(path))
+
+
+def test_figures_are_read_by_path() -> None:
+    table = {"runs": [{"kind": "a", "loss": 1.0}, {"kind": "b", "loss": 2.0}, {"kind": "a", "loss": 4.0}], "n": 1200}
+    assert numbers_at(table, "runs/[kind=a]/loss") == [1.0, 4.0]
+    assert numbers_at(table, "runs/1/loss") == [2.0]
+    assert render("{runs/*/loss|.1f} of {n}; {runs/1/kind}", table) == "2.3 ± 1.5 of 1,200; b"
+    with pytest.raises(InputError, match="no entry of the list matches"):
+        value_at(table, "runs/[kind=c]/loss")
+    with pytest.raises(InputError, match="must be a number"):
+        numbers_at(table, "runs/*/kind")
+
+
+def test_a_paper_of_the_catalogue_needs_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "paper.toml"
+    title = 'title = "BioBERT: A pre-trained biomedical language representation model for biomedical text mining"\n'
+    path.write_text(title + 'year = 2019\nclaim = "c"\n')
+    with pytest.raises(InputError, match="catalogue = None, but that of its title is 485"):
+        check_catalogue_number(read_card(path), catalogue())
+    path.write_text(GOOD + "catalogue = 485\n")
+    with pytest.raises(InputError, match="no paper of the catalogue has its title"):
+        check_catalogue_number(read_card(path), catalogue())
+
+
+def test_coverage_counts_papers_that_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["papers", "--coverage", "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert sum(line["papers"] for line in lines) == 321
+    assert sum(line["run"] for line in lines) >= 50
+    assert all(line["measured"] <= line["run"] <= line["papers"] for line in lines)
+    assert run(["papers", "--coverage"]) == 0
+    assert "all" in capsys.readouterr().out
 
 
 def test_papers_without_arxiv_are_found_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,4 +162,4 @@ def test_the_pages_of_parts_and_papers_escape_their_tables() -> None:
     from encodery.cli.show import parts_page
 
     assert "| `rotary` |" in parts_page()
-    assert papers_page().count("\n| ") == len(cards()) + 1
+    assert papers_page().split("| paper |")[1].count("\n| ") == len(cards())

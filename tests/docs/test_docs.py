@@ -6,7 +6,6 @@ The pages are about real texts and hours; here the texts are small, models tiny 
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import re
 import shlex
@@ -15,9 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from encodery import checks
-from encodery.base.cards import Card, cards
-from encodery.base.parts import contract_at, families
 from encodery.cli import verbs
 from encodery.cli.__main__ import run
 
@@ -101,38 +97,6 @@ def test_the_blocks_of_a_page_run(page: Path, story: Path, monkeypatch: pytest.M
     monkeypatch.chdir(story)
     monkeypatch.syspath_prepend(str(story))
     execute(page)
-
-
-RUNNING = {name: entries for name, entries in cards().items() if entries.status != "sketch"}
-
-
-def pretrained_by(card: Card) -> bool:
-    """Whether a card's idea is a setting of pre-training, so that a few steps of it can be run here."""
-    roots = {setting.partition("=")[0].partition(".")[0] for setting in card.settings}
-    by_settings = bool(roots) and roots <= {"objective", "model", "optim", "init_from"}
-    return card.recipe.startswith("pretrain/") or (not card.recipe and by_settings)
-
-
-@pytest.mark.parametrize("name", [name for name, entries in RUNNING.items() if pretrained_by(entries)])
-def test_a_paper_of_pretraining_runs(name: str, story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(story)
-    entries = RUNNING[name]
-    recipe = entries.recipe.removeprefix("pretrain/") or "demo"
-    settings = [setting.replace("=MODEL", "=run") for setting in entries.settings]
-    assert run(shrunk(["pretrain", "tokens", "--recipe", recipe, *settings, "--out", f"paper-{name}"])) == 0
-    metrics = json.loads((story / f"paper-{name}" / "metrics.json").read_text())
-    assert metrics["steps"] == 12
-    first = json.loads((story / f"paper-{name}" / "log.jsonl").read_text().splitlines()[0])["loss"]
-    # Relative to the start, since objectives have losses of different scales. A trained model that is trained further
-    # on so few texts becomes a little worse on others.
-    assert 0 < metrics["heldout_loss"] < 1.5 * first
-
-
-@pytest.mark.parametrize("name", [name for name, entries in RUNNING.items() if not pretrained_by(entries)])
-def test_every_part_of_another_paper_is_under_a_contract_test(name: str) -> None:
-    for part in RUNNING[name].parts:
-        family = max((known for known in families() if part.startswith(f"{known}.")), key=len)
-        assert checks.functions(checks.module_of(contract_at(family))), part
 
 
 @pytest.mark.parametrize("page", GENERATED)

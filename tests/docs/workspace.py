@@ -74,6 +74,7 @@ def write_data(folder: Path) -> None:
     pairs = [(text, sentence(rng)) for text in texts]
     labelled = [(*pair, label) for pair, label in zip(pairs, labels, strict=True)]
     write_table(folder / "pair.csv", ["text_a", "text_b", "label"], labelled)
+    write_table(folder / "duplicates.csv", ["text_a", "text_b", "label"], [(*p, n % 2) for n, p in enumerate(pairs)])
     write_table(folder / "sts.csv", ["sentence1", "sentence2", "score"], [(*p, n % 6) for n, p in enumerate(pairs)])
     write_table(folder / "rank.csv", ["query", "text", "label"], [(a, b, n % 2) for n, (a, b) in enumerate(pairs)])
     halves = [(a, a.split(" when ")[0], b.split(" when ")[0]) for a, b in pairs]
@@ -115,7 +116,9 @@ def write_questions(folder: Path, texts: list[str]) -> None:
         empty = {"text": [], "answer_start": []}
         answered.append({"question": f"What was there, number {number}?", "context": text, "answers": answer or empty})
         chosen.append({"question": text, "choices": [f"the {thing}", "nothing at all"], "label": 0})
-        gaps.append({"prompt": f"The [MASK] was there, {number}.", "answers": [THINGS[number % 5]], "relation": "there"})
+        gaps.append(
+            {"prompt": f"The [MASK] was there, {number}.", "answers": [THINGS[number % 5]], "relation": "there"}
+        )
         minimal.append({"good": text, "bad": " ".join(reversed(text.split())), "kind": "order"})
     write_lines(folder / "questions.jsonl", answered)
     write_lines(folder / "choices.jsonl", chosen)
@@ -132,33 +135,105 @@ def write_retrieval(folder: Path, halves: list[tuple[str, str, str]]) -> None:
     (folder / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+# Language or domain -> who, does, what, where; a sentence is one of each.
 LANGUAGES = {
-    "german": "Der Turm der alten Kirche steht auf dem Hügel {n}, und man sieht ihn in der ganzen Stadt.",
-    "spanish": "La torre de la iglesia está en la colina {n}, y se ve desde toda la ciudad.",
-    "polish": "Wieża starego kościoła stoi na wzgórzu {n} i widać ją z całego miasta.",
-    "slovak": "Veža starého kostola stojí na kopci {n} a vidno ju z celého mesta.",
-    "romanian": "Turnul bisericii este pe dealul {n} și se vede din tot orașul.",
-    "maltese": "It-torri tal-knisja qiegħed fuq l-għolja {n}, u jidher mill-belt kollha.",
-    "tunisian": "البرج متاع الكنيسة فوق الربوة {n} و يتشاف من المدينة الكل",
-    "marathi": "चर्चचा मनोरा टेकडी {n} वर आहे आणि तो संपूर्ण शहरातून दिसतो.",
-    "chinese": "教堂的塔在第{n}座山上,从全城都能看见它。",
-    "biomedical": "The kinase inhibitor {n} reduced tumour growth in mice and lowered expression of the receptor.",
-    "code_questions": "How do I reset the branch to commit {n} in git without losing my local changes?",
-    "urls": "https://login{n}.example-bank.com/account/verify?session={n}&user=admin",
-    "articles": "We propose a method for problem {n} and show that the estimator is consistent under mild assumptions.",
+    "german": (
+        "Der Bäcker|Die Lehrerin|Unser Nachbar|Das Mädchen|Ein Schiffer|Der alte Müller|Die Ärztin|Mein Großvater",
+        "kaufte|suchte|reparierte|verkaufte|zeichnete|vergaß",
+        "das Brot und die Butter|einen schönen Hut|die kaputte Uhr|ein Haus mit Garten|den Brief der Tante|viele Äpfel",
+        "in der Stadt|auf dem Hügel|nach dem Regen|vor der Kirche|am frühen Morgen|mit seinen Freunden",
+    ),
+    "spanish": (
+        "El panadero|La maestra|Nuestro vecino|La niña|Un marinero|El viejo molinero|La doctora|Mi abuelo",
+        "compró|buscó|reparó|vendió|dibujó|olvidó",
+        "el pan y la leche|un sombrero de paja|el reloj roto|una casa con jardín|la carta de su tía|muchas manzanas",
+        "en la ciudad|sobre la colina|después de la lluvia|delante de la iglesia|por la mañana|con sus amigos",
+    ),
+    "polish": (
+        "Piekarz|Nauczycielka|Nasz sąsiad|Mała dziewczynka|Stary żeglarz|Młynarz z wioski|Lekarka|Mój dziadek",
+        "kupił na targu|długo szukał|naprawił|sprzedał za grosze|narysował|zapomniał zabrać",
+        "chleb i mleko|kapelusz ze słomy|zepsuty zegar|dom z ogrodem|list od ciotki|jabłka i gruszki",
+        "w mieście|na wzgórzu|po deszczu|przed kościołem|z samego rana|z przyjaciółmi i to nie raz",
+    ),
+    "slovak": (
+        "Pekár|Učiteľka|Náš sused|Malé dievča|Starý námorník|Mlynár z dediny|Lekárka|Môj starý otec",
+        "kúpil na trhu|dlho hľadal|opravil|lacno predal|nakreslil|zabudol vziať",
+        "chlieb a mlieko|klobúk zo slamy|pokazené hodiny|dom so záhradou|list od tety|jablká a hrušky",
+        "v meste|na kopci|po daždi|pred kostolom|skoro ráno|s priateľmi a nie raz",
+    ),
+    "romanian": (
+        "Brutarul|Învățătoarea|Vecinul nostru|Fetița|Un marinar|Bătrânul morar|Doctorița|Bunicul meu",
+        "a cumpărat|a căutat|a reparat|a vândut|a desenat|a uitat",
+        "pâinea și laptele|o pălărie de paie|ceasul stricat|o casă cu grădină|scrisoarea mătușii|multe mere",
+        "în oraș|pe deal|după ploaie|în fața bisericii|dis-de-dimineață|cu prietenii săi",
+    ),
+    "maltese": (
+        "Il-furnar|L-għalliema|Il-ġar tagħna|It-tifla|Baħri|Il-missier ix-xiħ|It-tabiba|In-nannu tiegħi",
+        "xtara|fittex|sewwa|biegħ|pinġa|nesa",
+        "il-ħobż u l-ħalib|kappell tat-tiben|l-arloġġ miksur|dar bil-ġnien|l-ittra taz-zija|ħafna tuffieħ",
+        "fil-belt|fuq l-għolja|wara x-xita|quddiem il-knisja|filgħodu kmieni|ma' ħbiebu",
+    ),
+    "tunisian": (
+        "الخباز|المعلمة|جارنا|الطفلة|البحار|راجل كبير|الطبيبة|جدي",
+        "شرى|لوج على|صلح|باع|رسم|نسى",
+        "الخبز و الحليب|شاشية حمراء|المنقالة المكسرة|دار فيها جنينة|جواب عمتو|برشا تفاح",
+        "في المدينة|فوق الربوة|بعد المطر|قدام الجامع|الصباح بكري|مع صحابو",
+    ),
+    "marathi": (
+        "बेकरीवाला|शिक्षिका|आमचा शेजारी|लहान मुलगी|एक खलाशी|म्हातारा गिरणीवाला|डॉक्टर|माझे आजोबा",
+        "यांनी विकत घेतले|यांनी शोधले|यांनी दुरुस्त केले|यांनी विकले|यांनी काढले|विसरले",
+        "भाकरी आणि दूध|सुंदर टोपी|मोडलेले घड्याळ|बाग असलेले घर|मावशीचे पत्र|खूप सफरचंदे",
+        "शहरात|टेकडीवर|पावसानंतर|देवळासमोर|भल्या पहाटे|मित्रांबरोबर",
+    ),
+    "biomedical": (
+        "The inhibitor|A low dose of it|Loss of the receptor|The mutant protein|Insulin|The new vaccine|Fever|Hypoxia",
+        "reduced|increased|did not change|restored|delayed|was associated with|predicted",
+        "tumour growth|expression of the gene|the risk of infection|glucose in serum|blood pressure|wound healing|pain",
+        "in mice|after two weeks|in a cohort of adults|in the controls|in cultured cells|at night|and in the liver",
+    ),
+    "code_questions": (
+        "How do I reset the branch|Why does the loop|Is it possible that the query|What if my function|Can a list",
+        "fail when|return before|skip|print only|overwrite|sort by",
+        "the last commit in git|an empty array of strings|the column with a null value|the keys of a nested dict",
+        "without losing my changes|in Python and not in C|with the default settings|from inside of a class|on a server",
+    ),
+    "articles": (
+        "We propose a method that|This article shows that a model|The survey of the field|An estimator|The experiment",
+        "improves|explains|bounds|replaces|measures|predicts",
+        "the variance of the estimate|the flow of a viscous fluid|the structure of a network|the choices of consumers",
+        "under mild assumptions|in the limit of large samples|with data from four countries|for each of the cases",
+    ),
+    "urls": (
+        "https://login|http://www|https://cdn|http://mail|https://secure|http://m",
+        ".example-bank|.shop-online|.free-gifts|.university|.news-daily|.photo-share",
+        ".com/account|.net/verify|.org/images|.info/session|.io/search|.co/download",
+        "?user=admin|?id=42|/index.html|/a/b/c.php|#top|?q=cheap+watches",
+    ),
 }
 
 
+def sentences_of(name: str, number: int) -> list[str]:
+    """Draw sentences of a language or domain."""
+    rng = random.Random(name)
+    columns = [column.split("|") for column in LANGUAGES[name]]
+    joint, end = ("", "") if name == "urls" else (" ", ".")
+    return [joint.join(rng.choice(column) for column in columns) + end for _ in range(number)]
+
+
 def write_languages(folder: Path) -> None:
-    """Write for each language and domain a folder of texts and a file of labelled texts."""
-    for name, template in LANGUAGES.items():
+    """Write for each language and domain a folder of texts, labelled texts and scored pairs."""
+    for name in LANGUAGES:
         (folder / name).mkdir()
-        texts = [template.format(n=number * 7 % 101) for number in range(240)]
-        for number in range(0, 240, 8):
+        texts = sentences_of(name, 480)
+        for number in range(0, 480, 12):
             path = folder / name / f"{number}.txt"
-            path.write_text("\n".join(texts[number : number + 8]) + "\n", encoding="utf-8")
+            path.write_text(
+                (" " if name != "urls" else "\n").join(texts[number : number + 12]) + "\n", encoding="utf-8"
+            )
         rows = [(text, "high" if number % 2 else "low") for number, text in enumerate(texts[:80])]
         write_table(folder / f"{name}.csv", ["text", "label"], rows)
+        scored = [(texts[n], texts[n + 1], n % 6) for n in range(80)]
+        write_table(folder / f"{name}_sts.csv", ["sentence1", "sentence2", "score"], scored)
 
 
 def shrunk(arguments: list[str]) -> list[str]:
@@ -167,10 +242,12 @@ def shrunk(arguments: list[str]) -> list[str]:
     if arguments[0] == "pretrain":
         resized = any(name.startswith("init_from") for name in names)
         sizes = [] if resized else [setting for setting in SIZES if setting.split("=")[0] not in names]
+        long = max([0, *(int(a.split("=")[1]) for a in arguments if a.startswith("feed.max_length="))])
+        budget = [f"train.batch_tokens={max(1024, long)}", *BUDGET[1:]]
         kept = [argument for argument in arguments if argument.split("=")[0] not in {s.split("=")[0] for s in BUDGET}]
         if "--budget" in kept:
             del kept[kept.index("--budget") : kept.index("--budget") + 2]
-        return [*kept, *sizes, *BUDGET, "--budget", f"{STEPS}steps"]
+        return [*kept, *sizes, *budget, "--budget", f"{STEPS}steps"]
     if arguments[0] == "finetune" or arguments[:2] == ["embed", "train"]:
         small = ["epochs=1", "train.threads=1", "train.precision=fp32"]
         return [*arguments, *(setting for setting in small if setting.split("=")[0] not in names)]

@@ -11,7 +11,7 @@ import torch
 
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.encoders.dense import DenseEncoder
-from encodery.encoders.loading import load_dense, load_encoder
+from encodery.encoders.loading import encoder_name, load_dense, load_encoder
 from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocess.whiten import Whiten
 from encodery.encoders.postprocessing import PostProcessing
@@ -132,3 +132,8 @@ def test_a_static_model_is_opened_as_what_it_is(static: LoadedModel, loaded: Loa
 def test_a_static_model_can_be_distilled_further(static: LoadedModel, tmp_path: Path) -> None:
     distill_static(static, tmp_path / "smaller", StaticDistillationSettings(dimension=8, sif_coefficient=0.0))
     assert load_encoder(load_model(tmp_path / "smaller")).dimension == 8
+
+
+def test_a_stored_name_of_another_module_is_no_encoder() -> None:
+    assert encoder_name({"settings": {}, "pooling": {}}) == "dense"
+    assert encoder_name({"settings": {}, "sparse": {}}) == "sparse"

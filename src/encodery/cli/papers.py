@@ -146,7 +146,7 @@ def _print(listed: dict[str, Card]) -> None:
             "command": "\n".join(card.lines),
             "parts": " ".join((*card.parts, *card.modules)),
             "claim": card.claim,
-            "measured": card.result and f"{card.ours} (bench/results/{card.result.file})",
+            "measured": f"{card.ours} (bench/results/{card.result.file})" if card.result else "",
             "note": card.note,
         }
         for key, value in rows.items():

@@ -73,7 +73,9 @@ def build_corpus(
         with exclusive_build(work / "logs"):
             _clear_other_work(draft.path, recipe)
             try:
-                report = _run(settings, listing, draft.path, engine, workers or threads(), progress)
+                # datatrove remembers folders by their names, whatever the working directory is by then.
+                folder = draft.path.absolute()
+                report = _run(settings, listing, folder, engine, workers or threads(), progress)
             except EmptyInput:
                 draft.keep_on_error = False
                 raise

@@ -26,7 +26,8 @@ DEFAULT_ENCODER = "dense"
 
 def encoder_name(settings: Mapping[str, Any]) -> str:
     """The encoder of a model by its stored settings: dense unless those of another encoder are there."""
-    return next((name for name in _modules() if name in settings and name != DEFAULT_ENCODER), DEFAULT_ENCODER)
+    stored = (name for name in _modules() if name in settings and name != DEFAULT_ENCODER)
+    return next((name for name in stored if _encoders(name)), DEFAULT_ENCODER)
 
 
 def kind_of(settings: Mapping[str, Any]) -> str:
