@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 THINGS = ["river", "mountain", "window", "garden", "captain", "letter", "summer", "winter", "village", "teacher"]
+GERMAN_THINGS = ["Fluss", "Berg", "Fenster", "Garten", "Kapitän", "Brief", "Sommer", "Winter", "Dorf", "Lehrer"]
 DEEDS = ["crossed", "painted", "followed", "remembered", "answered", "carried", "opened", "watched"]
 MANNERS = ["slowly", "in the morning", "without a word", "for the last time", "with great care", "once more"]
 SIZES = ["model.width=32", "model.depth=2", "model.heads=2", "model.intermediate_size=64"]
@@ -88,6 +89,7 @@ def write_data(folder: Path) -> None:
     write_questions(folder, texts)
     write_retrieval(folder / "beir", halves)
     write_languages(folder)
+    write_reports(folder)
 
 
 def write_words(folder: Path, texts: list[str]) -> None:
@@ -103,8 +105,9 @@ def write_words(folder: Path, texts: list[str]) -> None:
     write_lines(folder / "tags.jsonl", tagged)
     write_lines(folder / "spans.jsonl", spans)
     write_lines(folder / "multilabel.jsonl", sets)
-    (folder / "words.txt").write_text("captaincy\nmountaineer\nriverside\n", encoding="utf-8")
-    (folder / "dictionary.txt").write_text("".join(f"{word}\t{word}\n" for word in THINGS), encoding="utf-8")
+    pairs = [f"{word}\t{translation}\n" for word, translation in zip(THINGS, GERMAN_THINGS, strict=True)]
+    (folder / "english_german.txt").write_text("".join(pairs), encoding="utf-8")
+    (folder / "dutch_words.txt").write_text("rivieroever\nzomertuin\n", encoding="utf-8")
 
 
 def write_questions(folder: Path, texts: list[str]) -> None:
@@ -142,6 +145,18 @@ LANGUAGES = {
         "kaufte|suchte|reparierte|verkaufte|zeichnete|vergaß",
         "das Brot und die Butter|einen schönen Hut|die kaputte Uhr|ein Haus mit Garten|den Brief der Tante|viele Äpfel",
         "in der Stadt|auf dem Hügel|nach dem Regen|vor der Kirche|am frühen Morgen|mit seinen Freunden",
+    ),
+    "dutch": (
+        "De bakker|De lerares|Onze buurman|Het meisje|Een schipper|De oude molenaar|De dokter|Mijn grootvader",
+        "kocht|zocht|repareerde|verkocht|tekende|vergat",
+        "het brood en de boter|een mooie hoed|de kapotte klok|een huis met een tuin|de brief van tante|veel appels",
+        "in de zomertuin|op de heuvel|na de regen|voor de kerk|op de rivieroever|met zijn vrienden",
+    ),
+    "russian": (
+        "Пекарь|Учительница|Наш сосед|Девочка|Один моряк|Старый мельник|Врач из города|Мой дедушка",
+        "купил на рынке|долго искал|починил|продал|нарисовал|забыл взять",
+        "хлеб и молоко|шляпу из соломы|сломанные часы|дом с садом|письмо от тёти|яблоки и груши",
+        "в городе|на холме|после дождя|перед церковью|рано утром|с друзьями и не раз",
     ),
     "spanish": (
         "El panadero|La maestra|Nuestro vecino|La niña|Un marinero|El viejo molinero|La doctora|Mi abuelo",
@@ -234,6 +249,34 @@ def write_languages(folder: Path) -> None:
         write_table(folder / f"{name}.csv", ["text", "label"], rows)
         scored = [(texts[n], texts[n + 1], n % 6) for n in range(80)]
         write_table(folder / f"{name}_sts.csv", ["sentence1", "sentence2", "score"], scored)
+
+
+REPORTS = {
+    "causal_news": {
+        "yes": "Because of the new fuel tax, about {n} people marched to the parliament.",
+        "no": "About {n} people marched to the parliament, and the session ended at noon.",
+    },
+    "debate": {
+        "claim": "Die Sprecherin verlangt, dass der Bund {n} Panzer liefert.",
+        "report": "Der Bund hat im Frühjahr {n} Lastwagen gekauft.",
+    },
+    "earlier_debate": {
+        "claim": "Der Abgeordnete fordert, dass das Land {n} Wohnungen baut.",
+        "report": "Das Land hat im Herbst {n} Wohnungen gezählt.",
+    },
+    "generated": {
+        "human": "Got the bus {n} again, soaked to the skin, and nobody at home had left me any soup.",
+        "machine": "In conclusion, it is important to note that the {n} aspects above play a crucial role.",
+    },
+}
+
+
+def write_reports(folder: Path) -> None:
+    """Write labelled sentences of four domains."""
+    rng = random.Random(3)
+    for name, templates in REPORTS.items():
+        rows = [(text.format(n=rng.randrange(10_000)), label) for _ in range(40) for label, text in templates.items()]
+        write_table(folder / f"{name}.csv", ["text", "label"], rows)
 
 
 def shrunk(arguments: list[str]) -> list[str]:

@@ -46,7 +46,7 @@ class CorpusReport:
 
     @property
     def documents(self) -> int:
-        return sum(self.tally["documents"]["split"].values())
+        return sum(self.tally["documents"].get("split", {}).values())
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics that are stored in the manifest of the corpus."""
