@@ -55,19 +55,6 @@ def report(corpus: Path) -> Any:
     return json.loads((corpus / "report.json").read_text(encoding="utf-8"))
 
 
-def test_relative_paths_are_those_of_the_present_folder(
-    tmp_path: Path, text: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in (1, 2):
-        folder = tmp_path / str(number)
-        rows_of = [text(seed) for seed in range(10 * number, 10 * number + 3)]
-        folder.mkdir()
-        rows(folder / "in", rows_of)
-        monkeypatch.chdir(folder)
-        build_corpus(["in"], "out")
-        assert sorted(texts(folder / "out")) == sorted(rows_of)
-
-
 def test_a_folder_becomes_a_corpus(tmp_path: Path, text: Make) -> None:
     folder = tmp_path / "in"
     (folder / "pack" / "deep").mkdir(parents=True)

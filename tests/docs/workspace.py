@@ -141,10 +141,10 @@ def write_retrieval(folder: Path, halves: list[tuple[str, str, str]]) -> None:
 # Language or domain -> who, does, what, where; a sentence is one of each.
 LANGUAGES = {
     "german": (
-        "Der Bäcker|Die Lehrerin|Unser Nachbar|Das Mädchen|Ein Schiffer|Der alte Müller|Die Ärztin|Mein Großvater",
+        "Der Lehrer|Der Kapitän|Unser Nachbar|Das Mädchen|Ein Schiffer|Der alte Müller|Die Ärztin|Mein Großvater",
         "kaufte|suchte|reparierte|verkaufte|zeichnete|vergaß",
-        "das Brot und die Butter|einen schönen Hut|die kaputte Uhr|ein Haus mit Garten|den Brief der Tante|viele Äpfel",
-        "in der Stadt|auf dem Hügel|nach dem Regen|vor der Kirche|am frühen Morgen|mit seinen Freunden",
+        "das Brot und die Butter|einen schönen Hut|das kaputte Fenster|ein Haus mit Garten|den Brief der Tante|Äpfel",
+        "am Fluss|auf dem Berg|nach dem Sommer|im langen Winter|am frühen Morgen|mit Freunden aus dem Dorf",
     ),
     "dutch": (
         "De bakker|De lerares|Onze buurman|Het meisje|Een schipper|De oude molenaar|De dokter|Mijn grootvader",

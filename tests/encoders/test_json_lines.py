@@ -45,11 +45,6 @@ def tokens(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Loa
     return load_model(folder)
 
 
-def test_a_model_without_an_encoder_of_its_own_is_dense() -> None:
-    # A fine-tuned model stores a table `settings`, which is also the name of a module beside the encoders.
-    assert kind_of({"task": "rank", "settings": {}}) == "dense"
-
-
 def test_terms_with_their_weights(sparse: LoadedModel) -> None:
     assert kind_of(sparse.settings) == "sparse"
     expected = SparseEncoder.from_loaded(sparse, "cpu").encode(TEXTS)
