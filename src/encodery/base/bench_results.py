@@ -7,6 +7,7 @@ of entries is the list of their values: `runs/[objective=mlm]/finetune/test_accu
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import json
 import re
@@ -37,8 +38,13 @@ def read_results(file: str, at: str = "") -> Any:
     if not path.is_file():
         known = ", ".join(sorted(entry.name for entry in results_folder().glob("*.json")))
         raise InputError(f"bench/results/{file}: there is no such file. Files: {known}.")
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = _parsed(path)
     return value_at(table, at, where=f"bench/results/{file}") if at else table
+
+
+@functools.cache
+def _parsed(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def value_at(table: Any, path: str, where: str = "") -> Any:
