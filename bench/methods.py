@@ -173,7 +173,7 @@ GROUPS = {
             "margin_mse": ("teacher_scores.jsonl", "--recipe", "distil"),
             "distill_kl": ("teacher_scores.jsonl", *DISTILL_KL),
             "cosine_mse, each text alone (DSE)": ("single_texts.jsonl", "--recipe", "dse"),
-            "infonce, no wrong answers": ("few_pairs.jsonl", *INFONCE),
+            "infonce, no mined negatives": ("few_pairs.jsonl", *INFONCE),
             "the same, imitating a guide (LEALLA)": ("few_pairs.jsonl", "--recipe", "lealla", "guide={pretrained}"),
         },
     ),

@@ -40,7 +40,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(workspace: Path, tmp_path: Path) -> Iterator[Path]:
-    """A folder of its own for a card, with links to the inputs, as the working directory."""
+    """An own folder for a card, with links to the inputs, as the working directory."""
     for path in workspace.iterdir():
         (tmp_path / path.name).symlink_to(path)
     with contextlib.chdir(tmp_path):

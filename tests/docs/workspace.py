@@ -98,10 +98,10 @@ def write_words(folder: Path, texts: list[str]) -> None:
     for text in texts:
         words = text.rstrip(".").replace(",", " ,").split()
         tagged.append({"tokens": words, "tags": ["B-THING" if word in THINGS else "O" for word in words]})
-        found = [(text.index(f" {word}") + 1, word) for word in THINGS if f" {word}" in text]
-        marked = [{"start": at, "end": at + len(word), "label": "thing"} for at, word in found]
+        places = [(text.index(f" {word}") + 1, word) for word in THINGS if f" {word}" in text]
+        marked = [{"start": at, "end": at + len(word), "label": "thing"} for at, word in places]
         spans.append({"text": text, "spans": marked, "types": ["thing", "person"]})
-        sets.append({"text": text, "labels": sorted({word for _, word in found})[:2]})
+        sets.append({"text": text, "labels": sorted({word for _, word in places})[:2]})
     write_lines(folder / "tags.jsonl", tagged)
     write_lines(folder / "spans.jsonl", spans)
     write_lines(folder / "multilabel.jsonl", sets)
