@@ -25,7 +25,7 @@ MIN_SEEDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class CardResult:
     """A measurement with encodery, read from a result file of `bench/`.
 
     Attributes:
@@ -83,7 +83,7 @@ class Card:
     modules: list[str] = field(default_factory=list)
     command: str = ""
     claim: str
-    result: Result | None = None
+    result: CardResult | None = None
     status: Status = "sketch"
     note: str = ""
 

@@ -19,7 +19,7 @@ COUNTED_LEVELS = (3, 2)
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """A paper of the catalogue."""
 
     number: int
@@ -40,15 +40,18 @@ class Coverage:
     measured: int
 
 
-def catalogue() -> dict[int, Entry]:
+def catalogue() -> dict[int, CatalogueEntry]:
     """Return the papers of the catalogue by their numbers."""
     with open(cards_folder() / "catalogue.tsv", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    entries = (Entry(int(line["id"]), line["title"], line["name"], line["family"], int(line["core"])) for line in lines)
+    entries = (
+        CatalogueEntry(int(line["id"]), line["title"], line["name"], line["family"], int(line["core"]))
+        for line in lines
+    )
     return {entry.number: entry for entry in entries}
 
 
-def check_catalogue_number(card: Card, entries: Mapping[int, Entry]) -> None:
+def check_catalogue_number(card: Card, entries: Mapping[int, CatalogueEntry]) -> None:
     """Raise `InputError` if the card's number is not that of its paper, or is missing for a paper of the catalogue."""
     by_title = {_plain(entry.title): entry.number for entry in entries.values()}
     expected = by_title.get(_plain(card.title))
@@ -57,7 +60,7 @@ def check_catalogue_number(card: Card, entries: Mapping[int, Entry]) -> None:
         raise InputError(f"'{card.title}': catalogue = {card.catalogue}, but {there}.")
 
 
-def coverage(cards: Iterable[Card], entries: Mapping[int, Entry]) -> list[Coverage]:
+def coverage(cards: Iterable[Card], entries: Mapping[int, CatalogueEntry]) -> list[Coverage]:
     """Return a line for each family and each core level of 3 and 2."""
     of_number: dict[int, list[Card]] = {}
     for card in cards:
