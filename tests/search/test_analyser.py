@@ -56,6 +56,14 @@ def test_a_piece_is_analysed_once_for_all_queries(monkeypatch: pytest.MonkeyPatc
     assert sorted(analysed) == sorted(["storm", "violin", *(piece.strip(",") for piece in looked)])
 
 
+def test_repeated_words_are_searched_once_for_each_number_of_times() -> None:
+    analyser = Analyser(edge, "none")
+    assert analyser.repeated_terms("git add git push git") == [("git", 2)]
+    assert analyser.repeated_terms("a b c") == []
+    assert analyser.repeated_terms("git " * 50_000) == [("git", 49_999)]
+    assert analyser.repeated_terms("x y z x y z x y x") == [("x y z", 1), ("x y", 1), ("x", 1)]
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_analyser, "KNOWN_PIECES", 20)
     analyser = Analyser(edge, "english")

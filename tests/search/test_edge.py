@@ -69,6 +69,9 @@ def test_repeated_query_terms_rank_correctly_at_any_limit(tmp_path: Path) -> Non
         for query in ("w0 w1 w150 w150 w150 w150 w150", "w2 w3 w2 w199 w3 w199 w199", "w5 w5"):
             truth = sorted(bm25(texts, query, 1.2, 0.75).items(), key=lambda entry: -entry[1])[:3]
             assert bm25_scores(store, query, 3) == pytest.approx(dict(truth), rel=1e-5)
+        long = "w150 " * 4000 + "w0 " * 999 + "w1 " * 2
+        truth = sorted(bm25(texts, long, 1.2, 0.75).items(), key=lambda entry: -entry[1])[:3]
+        assert bm25_scores(store, long, 3) == pytest.approx(dict(truth), rel=1e-5)
         some = [Point(name, 0, "", None).id for name in ("d1", "d2", "d3")]
         assert {hit.id for hit in store.search_bm25("w0 w0 w1", 9, among=some)} <= set(some)
 

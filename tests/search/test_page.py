@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from encodery.base.errors import InputError
 from encodery.search.build import IndexSettings, build
+from encodery.search.modes import MAX_QUERY_CHARS
 from encodery.search.page import responder as answers_module
-from encodery.search.page.form import MAX_QUERY_CHARS, parse_form, parse_query
+from encodery.search.page.form import parse_form, parse_query
 from encodery.search.page.responder import PageResponder
 from encodery.search.page.server import LONGEST_TARGET, PageServer
 from encodery.search.passages import Passages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from fastapi.testclient import TestClient
 
+from encodery.serve import schemas
 from encodery.serve.api_error import ApiError
 from encodery.serve.app import make_app
 from encodery.serve.backend import Backend
@@ -176,3 +177,25 @@ def test_state_of_the_server() -> None:
     assert client.get("/info").json()["load"] == {"requests": 0, "tokens": 0}
     assert client.get("/nothing").json()["error"]["code"] == "route_not_found"
     assert client.get("/embed").json()["error"]["code"] == "method_not_allowed"
+
+
+REQUIRED: dict[str, Any] = {
+    "input": "a", "inputs": "a", "query": "q", "texts": ["a"], "documents": ["a"], "question": "q", "context": "c",
+    "source_sentence": "a", "sentences": ["b"], "text": "a", "heads": {"vectors": {"route": "embed"}}, "model": "m",
+}  # fmt: skip
+
+
+def bodies(base: type[schemas.RequestBody] = schemas.RequestBody) -> list[type[schemas.RequestBody]]:
+    return [one for cls in base.__subclasses__() for one in (cls, *bodies(cls))]
+
+
+@pytest.mark.parametrize("body", bodies(), ids=lambda body: body.__name__)
+def test_a_field_that_is_null_is_absent(body: type[schemas.RequestBody]) -> None:
+    fields = body.model_fields
+    given = {name: REQUIRED[name] for name, field in fields.items() if field.is_required() and name in REQUIRED}
+    if "route" in fields:
+        given["route"] = get_args(fields["route"].annotation)[0]
+    if body is schemas.SimilarityBody:
+        given["inputs"] = {"source_sentence": "a", "sentences": ["b"]}
+    nulls = {name: None for name, field in fields.items() if not field.is_required()}
+    assert body.model_validate(given | nulls) == body.model_validate(given)

@@ -58,6 +58,20 @@ def test_hits_equal_those_of_the_library(expected: SearchResult, searching: http
     assert searching.get("/health/ready").status_code == 200
 
 
+def test_a_long_query_is_refused_and_a_repeated_word_is_no_load(searching: httpx.Client) -> None:
+    assert searching.post("/search", json={"query": "storm " * 300}, timeout=5).status_code == 200
+    response = searching.post("/search", json={"query": "storm " * 4000})
+    assert response.status_code == 400
+    assert "2000" in response.json()["error"]["message"].replace(",", "")
+
+
+def test_null_is_absent(searching: httpx.Client) -> None:
+    body = {"query": "violin storm", "top_k": None, "mode": None, "filters": None, "fusion": None, "rerank_top_k": None}
+    plain = searching.post("/search", json={"query": "violin storm"}).json()["hits"]
+    assert searching.post("/search", json=body).json()["hits"] == plain
+    assert searching.post("/search", json={"query": None}).status_code == 400
+
+
 def test_invalid_searches_are_refused(searching: httpx.Client) -> None:
     for body, code in (
         ({"query": ""}, "empty_input"),

@@ -8,3 +8,6 @@ DENSE, SPARSE, MULTI_VECTOR = "dense", "sparse", "multi_vector"
 MODEL_MODES = (DENSE, SPARSE, MULTI_VECTOR)
 """The modes that need a model, in the order in which an index lists them."""
 ALL_MODES = (HYBRID, *MODEL_MODES, BM25)
+
+MAX_QUERY_CHARS = 2000
+"""The longest query that the search page and the server take."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from encodery.search.modes import MAX_QUERY_CHARS
 
 Policy = Literal["error", "right", "left", "chunk"]
 MAX_TOKEN_ID = (1 << 31) - 1
@@ -16,9 +18,17 @@ Model = Annotated[str | None, Field(description="The model; if none is named, th
 
 
 class RequestBody(BaseModel):
-    """The settings of all bodies."""
+    """The settings of all bodies. A field that is null is absent, as clients that send every field expect."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in body.items() if value is not None or name not in optional}
 
 
 class TruncatingBody(RequestBody):
@@ -215,7 +225,7 @@ class SearchBody(RequestBody):
     """`/search`, as `encodery search query`. `weight`: of all models together, against BM25; `weights`: by mode;
     `rerank_weight`: of the reranker's score, against the score of the retrievers."""
 
-    query: str
+    query: Annotated[str, Field(max_length=MAX_QUERY_CHARS)]
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
     mode: Literal["hybrid", "dense", "sparse", "multi_vector", "bm25"] | None = None
     filters: list[str] = []

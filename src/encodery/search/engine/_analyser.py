@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -92,17 +93,23 @@ class Analyser:
         vector = self._counts.embed_document(self.prepared(text))
         return {word: round(value) for word, value in zip(vector.indices, vector.values, strict=True)}
 
-    def repeated_terms(self, text: str) -> list[str]:
-        """Return the words that are in a query at least twice, those at least three times, and so on, one text each."""
+    def repeated_terms(self, text: str) -> list[tuple[str, int]]:
+        """Return the words of a query by which its repetitions count: those that are in it at least m times, for each
+        number m > 1 of times that any word is, and how many times more than for the number before.
+
+        A query of n words has fewer than √(2n) such numbers, so the work for a long query is bounded."""
         written: dict[tuple[int, ...], str] = {}
         counts: Counter[tuple[int, ...]] = Counter()
         for match in WORD.finditer(self.prepared(text)):
-            key = self.term_ids(match[0])
+            key = self._word_terms(match[0])
             if key:
                 written.setdefault(key, match[0])
                 counts[key] += 1
-        max_count = max(counts.values(), default=0)
-        return [" ".join(written[key] for key in counts if counts[key] >= times) for times in range(2, max_count + 1)]
+        numbers = sorted({1, *counts.values()})
+        return [
+            (" ".join(written[key] for key in counts if counts[key] >= number), number - before)
+            for before, number in itertools.pairwise(numbers)
+        ]
 
     def matches(self, query: str, text: str) -> list[tuple[int, int]]:
         """See `Store`. In a language without spaces, single characters of a longer query are no matches."""

@@ -57,24 +57,27 @@ class EdgeStore(PointStore):
     ) -> list[Hit]:
         """See `Store`. The engine counts each term of a query once, BM25 as often as it occurs in the query, which
         matters for long questions. So the terms that occur at least twice are searched again, then those that occur
-        at least three times."""
+        at least three times, and so on; equal searches are done once."""
         repeated = self._analyse.repeated_terms(text)
         if not repeated:
             return self._by_distinct(text, limit, conditions, among)
+        max_count = 1 + sum(times for _, times in repeated)
         max_repeated = sum(
-            hits[0].score for words in repeated if (hits := self._by_distinct(words, 1, conditions, among))
+            times * hits[0].score
+            for words, times in repeated
+            if (hits := self._by_distinct(words, 1, conditions, among))
         )
         depth = limit
         while True:
             scores = {hit.id: hit.score for hit in self._by_distinct(text, depth, conditions, among)}
             last = min(scores.values(), default=0.0)
             ids = list(scores)
-            for words in repeated:
+            for words, times in repeated:
                 for hit in self._by_distinct(words, len(ids), (), ids):
-                    scores[hit.id] += hit.score
+                    scores[hit.id] += times * hit.score
             best = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
             # No other passage can score more than the last of these plus all its repeated terms.
-            if len(scores) < depth or best[-1][1] >= min(last + max_repeated, last * (len(repeated) + 1)):
+            if len(scores) < depth or best[-1][1] >= min(last + max_repeated, last * max_count):
                 return [Hit(name, score) for name, score in best]
             depth *= DEEPER
 

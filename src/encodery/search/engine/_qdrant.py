@@ -131,8 +131,9 @@ class QdrantStore(PointStore):
     ) -> list[Hit]:
         """See `Store`. Each term counts as often as it occurs in the query."""
         counts: Counter[int] = Counter(dict.fromkeys(self._analyse.term_ids(text), 1))
-        for again in self._analyse.repeated_terms(text):
-            counts.update(self._analyse.term_ids(again))
+        for words, times in self._analyse.repeated_terms(text):
+            for term in self._analyse.term_ids(words):
+                counts[term] += times
         if not counts:
             return []
         vector = self._kit.SparseVector(indices=list(counts), values=[float(count) for count in counts.values()])

@@ -12,10 +12,9 @@ from urllib.parse import parse_qsl
 from encodery.base.errors import InputError, nearest
 from encodery.search.filters import Condition, parse
 from encodery.search.fuse import parse_weights
+from encodery.search.modes import MAX_QUERY_CHARS
 
 NAMES = ("q", "mode", "top_k", "weight", "weights", "fusion", "per_document", "rerank", "rerank_weight", "filter")
-MAX_QUERY_CHARS = 2000
-"""Limit for a query, and for a filter."""
 MAX_TOP_K = 100
 """Passages shown at most."""
 MAX_FILTERS = 10

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 from encodery.base.markup import Html, details, el, join, pairs
 from encodery.search.excerpt import Span, excerpt
 from encodery.search.fuse import FusionMethod
-from encodery.search.modes import BM25
-from encodery.search.page.form import MAX_QUERY_CHARS, MAX_TOP_K, NAMES, TOP_K, Form, first_value
+from encodery.search.modes import BM25, MAX_QUERY_CHARS
+from encodery.search.page.form import MAX_TOP_K, NAMES, TOP_K, Form, first_value
 from encodery.search.results import SearchHit, SearchResult
 
 WIDTH = 700
