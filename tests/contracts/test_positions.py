@@ -17,18 +17,19 @@ from encodery.model.positions import Positions
 from encodery.model.reach import Reach
 from encodery.model.shape import Batch
 
+SETTINGS = {"sum": {"of": ["learned", "relative_bias"]}}
 pytestmark = pytest.mark.usefixtures("_poisoned")
 
 
 @pytest.mark.parametrize("check", checks.functions(positions), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", part_names(Positions))
 def test_contract(name: str, check: checks.Check, run_check: Callable[..., None]) -> None:
-    run_check(check, find_part(Positions, name)())
+    run_check(check, decode(Positions, {"is": name, **SETTINGS.get(name, {})}))
 
 
 def test_which_positions_have_offset_patterns() -> None:
     without = {name for name in part_names(Positions) if "offset_patterns" in find_part(Positions, name).unsupported}
-    assert without == {"alibi", "none", "sinusoidal"}
+    assert without == {"alibi", "disentangled", "none", "relative_bias", "sinusoidal"}
 
 
 def test_rotary_scores_depend_on_distance_only() -> None:

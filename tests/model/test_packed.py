@@ -25,7 +25,11 @@ COMPOSITE = {
     "block": {"is": "pattern", "of": ["pre", "post"]},
     "ffn": {"is": "pattern", "of": ["mlp", {"is": "mixture", "expert": "glu"}]},
 }
-SMALL = {"window": {"size": 3}, "alternating": {"size": 2, "every": 2}, "factorized": {"width": 6}}
+SMALL = {
+    "window": {"size": 3}, "alternating": {"size": 2, "every": 2}, "factorized": {"width": 6},
+    "relative_bias": {"buckets": 8, "max_distance": 12}, "disentangled": {"buckets": 8, "max_distance": 12},
+    "sum": {"of": ["rotary", "learned", "relative_bias", "alibi", "disentangled"]},
+}  # fmt: skip
 
 
 def part(name: str) -> dict[str, object]:
@@ -35,6 +39,11 @@ def part(name: str) -> dict[str, object]:
 def simple(contract: type[Part]) -> list[str]:
     """The parts of a family that have no parts as fields."""
     return [name for name in part_names(contract) if name not in ("pattern", "mixture")]
+
+
+def alone() -> list[str]:
+    """The kinds of positions, without those that are tried in a `sum` only."""
+    return [name for name in part_names(Positions) if name not in ("relative_bias", "disentangled")]
 
 
 def model(positions: str, mask: str, norm: str, block: object, ffn: object, embeddings: str = "plain") -> Model:
@@ -61,7 +70,7 @@ def gradients(net: Model) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     "parts",
-    list(itertools.product(part_names(Positions), part_names(Mask), part_names(Norm), simple(Block), simple(FFN))),
+    list(itertools.product(alone(), part_names(Mask), part_names(Norm), simple(Block), simple(FFN))),
     ids="-".join,
 )
 def test_packed_equals_alone(parts: tuple[str, str, str, str, str]) -> None:
@@ -81,7 +90,7 @@ def test_packed_equals_alone_with_embeddings(name: str) -> None:
 
 
 @pytest.mark.parametrize("mask", part_names(Mask))
-@pytest.mark.parametrize("positions", ["learned", "rotary", "alibi"])
+@pytest.mark.parametrize("positions", ["learned", "rotary", "alibi", "relative_bias", "disentangled"])
 def test_awkward_lengths_in_any_order(positions: str, mask: str) -> None:
     check(model(positions, mask, "layer", "pre", "glu"), (1, 129, 2, 63, 63, 64, 1))
 

@@ -138,8 +138,8 @@ def check_cost(part: Positions) -> None:
     batch = Batch.from_sequences([[1] * 64] * 64)
     counted = []
     for settings in (with_part, without):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            build_model(settings)(batch)
+        with FlopCounterMode(display=False) as counter:
+            build_model(settings).requires_grad_(False)(batch)
         counted.append(counter.get_total_flops() / batch.tokens)
     added, cost = counted[0] - counted[1], part.cost(with_part.layer_shapes[0], 64)
     assert abs(cost.flops - added) <= 0.05 * counted[0], f"cost says {cost.flops} operations per token, not {added}"

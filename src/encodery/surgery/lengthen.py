@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encodery.base.errors import SettingsError
+from encodery.base.parts import name_of
 from encodery.model.load import LoadedModel
 from encodery.model.network import model_of_state
 from encodery.model.positions.learned import LearnedPositions
@@ -54,6 +55,8 @@ class Lengthen(Surgery):
             state[TABLE] = self._table(state[TABLE], settings.positions.offset)
         elif isinstance(settings.positions, RotaryPositions):
             longer = dataclasses.replace(longer, positions=self._rotary(settings.positions, settings))
+        else:
+            _check_sizes(settings, longer)
         metrics = {"max_length": self.max_length, "max_length_before": settings.max_length}
         return SurgeryResult(model_of_state(longer, state), metrics=metrics)
 
@@ -72,3 +75,15 @@ class Lengthen(Surgery):
         has_local = any(settings.mask.reach(layer, settings.depth).is_local for layer in range(settings.depth))
         local = positions.theta if positions.local_theta is None and has_local else positions.local_theta
         return RotaryPositions(theta=theta, local_theta=local)
+
+
+def _check_sizes(settings: ModelSettings, longer: ModelSettings) -> None:
+    """Raise `SettingsError` if weights of the positions are of other sizes in the longer model."""
+    with torch.device("meta"):
+        before, after = (own.positions.build(own.shape).state_dict() for own in (settings, longer))
+    for name, weight in after.items():
+        if weight.shape != before[name].shape:
+            raise SettingsError(
+                f"positions = '{name_of(settings.positions)}': the size of {name} depends on max_length, and only the "
+                "table of 'learned' positions alone can be made longer."
+            )

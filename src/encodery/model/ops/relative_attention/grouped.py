@@ -10,11 +10,12 @@ Shapes: T tokens, n sequences, L their length, N heads, D head size, P embedding
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from encodery.model.ops.attention import AttentionSpec
 from encodery.model.ops.relative_attention import RelativeTerms
@@ -25,15 +26,16 @@ MAX_SCORES = 2**20
 
 
 class _Added(NamedTuple):
-    """What the scores of some sequences of equal length have besides the product of query and key.
+    """What the scores of sequences of equal length have besides the product of query and key.
 
-    `distance` (L, L): key - query; `allowed` (n or 1, 1, L, L) or None: which scores count.
+    `entry` (L, L): the embedding of each distance; `bias` (N, 1, L, L) or None; `allowed` (1, n or 1, L, L) or None:
+    which scores count.
     """
 
-    distance: Tensor
-    allowed: Tensor | None
-    bias: Tensor | None
     terms: RelativeTerms
+    entry: Tensor
+    bias: Tensor | None
+    allowed: Tensor | None
     dropout: float
 
 
@@ -46,15 +48,14 @@ def attend(qkv: Tensor, layout: Layout, spec: AttentionSpec, bias: Tensor | None
     prefixes = layout.prefix[layout.cu_seqlens.diff() > 0] if spec.prefix and layout.prefix is not None else None
     for start, sequences, length in layout.groups:
         position = torch.arange(length, device=qkv.device)
+        added = _added(position, bias, terms, spec.dropout)
         together = max(1, MAX_SCORES // (heads * length**2))
         run = qkv[start : start + sequences * length].view(sequences, length, *qkv.shape[1:])
         for piece in torch.split(run, together):
-            own = None if prefixes is None else prefixes[first : first + len(piece), None, None, None]
-            allowed = None
             if not spec.reach.within(length).is_unlimited:
-                allowed = spec.reach.allows(position[:, None], position, own)
-                allowed = allowed.view(-1, 1, length, length)
-            added = _Added(position[None, :] - position[:, None], allowed, bias, terms, spec.dropout)
+                own = None if prefixes is None else prefixes[first : first + len(piece), None, None]
+                allowed = spec.reach.allows(position[:, None], position, own).view(1, -1, length, length)
+                added = added._replace(allowed=allowed)
             parts.append(_mix(piece, added).flatten(0, 1))
             first += len(piece)
     return torch.cat(parts)
@@ -68,34 +69,68 @@ def _attend_in_graph(
     if not spec.reach.is_unlimited:
         prefix = layout.prefix[sequence, None] if spec.prefix and layout.prefix is not None else None
         allowed = allowed & spec.reach.allows(position[:, None], position[None, :], prefix)
+    added = _added(position, bias, terms, spec.dropout)
+    return _mix(qkv[None], added._replace(allowed=allowed[None, None]))[0]
+
+
+def _added(position: Tensor, bias: Tensor | None, terms: RelativeTerms, dropout: float) -> _Added:
+    """What is added for tokens at these positions (L,), with all scores allowed."""
     distance = position[None, :] - position[:, None]
-    return _mix(qkv[None], _Added(distance, allowed[None, None], bias, terms, spec.dropout))[0]
+
+    def entries(table: Tensor) -> Tensor:
+        """The entry of each distance in the last dimension; distances between documents may exceed the table."""
+        middle = table.shape[-1] // 2
+        return table[..., distance.clamp(-middle, middle) + middle]
+
+    return _Added(terms, entries(terms.index), None if bias is None else entries(bias)[:, None], None, dropout)
 
 
 def _mix(qkv: Tensor, added: _Added) -> Tensor:
     """qkv (n, L, 3, N, D) of sequences → (n, L, N, D)."""
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    query, key, value = (part.contiguous() for part in qkv.permute(2, 3, 0, 1, 4))
     with torch.autocast(qkv.device.type, enabled=False):
         weights = _scores(query, key, added).softmax(-1).to(qkv.dtype)
-        mixed: Tensor = (F.dropout(weights, added.dropout) @ value).transpose(1, 2)
+        if added.dropout:
+            weights = F.dropout(weights, added.dropout)
+        mixed: Tensor = (weights @ value).permute(1, 2, 0, 3)
         return mixed
 
 
 def _scores(query: Tensor, key: Tensor, added: _Added) -> Tensor:
-    """Queries and keys (n, N, L, D) → scores (n, N, L, L)."""
+    """Queries and keys (N, n, L, D) → scores (N, n, L, L)."""
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     query, key, terms = query.to(wide), key.to(wide), added.terms
-    middle = len(terms.index) // 2
-    index = terms.index[added.distance.clamp(-middle, middle) + middle]
     scores: Tensor = query @ key.transpose(2, 3)
     if terms.keys is not None:
-        products = query @ terms.keys.to(wide).permute(1, 2, 0)
-        scores = scores + products.gather(3, index.expand(scores.shape))
+        scores = scores + _products(query, terms.keys.to(wide), added.entry)
     if terms.queries is not None:
-        products = key @ terms.queries.to(wide).permute(1, 2, 0)
-        scores = scores + products.gather(3, index.T.expand(scores.shape)).transpose(2, 3)
+        scores = scores + _products(key, terms.queries.to(wide), added.entry.T).transpose(2, 3)
     scores = scores * (terms.products * query.shape[3]) ** -0.5
     if added.bias is not None:
-        middle = added.bias.shape[1] // 2
-        scores = scores + added.bias[:, added.distance.clamp(-middle, middle) + middle].to(wide)
+        scores = scores + added.bias.to(wide)
     return scores if added.allowed is None else scores.masked_fill(~added.allowed, float("-inf"))
+
+
+def _products(vectors: Tensor, of_distances: Tensor, index: Tensor) -> Tensor:
+    """Products (N, n, L, L) of vectors (N, n, L, D) of tokens with the embeddings (P, N, D) of their distances from all
+    tokens, which `index` (L, L) picks."""
+    count, heads = of_distances.shape[:2]
+    products = vectors.flatten(1, 2) @ of_distances.permute(1, 2, 0)
+    picked: Tensor = _Pick.apply(products.view(heads, -1, len(index), count), index)  # type: ignore[no-untyped-call]
+    return picked
+
+
+class _Pick(torch.autograd.Function):
+    """`gather`, which would keep the products for its backward pass, where only their number is needed."""
+
+    @staticmethod
+    def forward(ctx: Any, products: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.count = products.shape[3]
+        return products.gather(3, index.expand(*products.shape[:3], -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(*grad.shape[:3], ctx.count).scatter_add_(3, index.expand(grad.shape), grad), None
