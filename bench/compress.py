@@ -14,14 +14,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from encodery.base import machine
 from tasks_data import SETS, write_splits
 
 HERE = Path(__file__).resolve().parent
 SIZES = {"train": 210, "dev": 70, "test": 400}
+TUNING = ("finetune", "classify", "snips", "epochs=4", "train.precision=fp32", "--model")
+STUDENTS = {
+    "student": ("select_layers",),
+    "low_rank": ("low_rank", "rank=96"),
+    "narrow": ("prune", "importance=magnitude", "compare=layer", "keep_heads=1", "keep_intermediate=0.3125"),
+}
 ROWS = {
-    "student, labels only": ("finetune", "classify", "snips", "--model", "student", "epochs=4", "train.precision=fp32"),
+    "student, labels only": (*TUNING, "student"),
     "student, logits": ("compress", "teacher", "--model", "student", "distill=logits"),
     "student, logits and hidden": ("compress", "teacher", "--model", "student", 'distill=["logits", "hidden"]'),
     "70 % zeros at once": (
@@ -34,7 +41,13 @@ ROWS = {
         *("--budget", "1steps", "optim.lr=1e-9"),
     ),
     "3 bits in training": ("compress", "teacher", "quantize.is=fake", "quantize.bits=3"),
+    "rank 96, labels only": (*TUNING, "low_rank"),
+    "rank 96, logits": ("compress", "teacher", "--model", "low_rank", "distill=logits"),
+    "rank 96, logits and hidden": ("compress", "teacher", "--model", "low_rank", 'distill=["logits", "hidden"]'),
+    "480 units, labels only": (*TUNING, "narrow"),
+    "480 units, logits and hidden": ("compress", "teacher", "--model", "narrow", 'distill=["logits", "hidden"]'),
 }
+"""The feed-forward layers of rank 96 and of 480 units (of 1,536) have the same number of weights."""
 
 
 def encodery(work: Path, *arguments: str) -> None:
@@ -42,14 +55,15 @@ def encodery(work: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "encodery", *arguments], check=True, stdout=subprocess.DEVNULL, cwd=work)
 
 
-def run(work: Path, row: str, seed: int) -> dict[str, float]:
+def run(work: Path, row: str, seed: int) -> dict[str, Any]:
     """Run one row with one seed, unless it has been run; return its metrics."""
     out = f"{list(ROWS).index(row)}-{seed}"
     if not (work / out / "metrics.json").is_file():
         encodery(work, *ROWS[row], "--out", out, f"train.seed={seed}")
     metrics = json.loads((work / out / "metrics.json").read_text())
     print(f"{row}, seed {seed}: {metrics['test_accuracy']:.4f}", flush=True)
-    return {"seed": seed, "test_accuracy": metrics["test_accuracy"], "test_nll": metrics["test_nll"]}
+    measured = {name: metrics[name] for name in ("test_accuracy", "test_nll")}
+    return {"seed": seed, **measured, "device": machine.describe()["device"]}
 
 
 def main() -> None:
@@ -59,20 +73,22 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="A folder for the runs.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="The seeds; each row runs once per seed.")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "compress.json", help="The results file.")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW", help="Rows to run.")
     options = parser.parse_args()
     work, pretrained = options.work.resolve(), str(options.pretrained.resolve())
     sizes = write_splits(options.data, SETS["snips"], work / "snips", SIZES)
     if not (work / "teacher" / "metrics.json").is_file():
-        tuning = ("epochs=4", "train.precision=fp32")
-        encodery(work, "finetune", "classify", "snips", "--model", pretrained, "--out", "teacher", *tuning)
-    if not (work / "student").is_dir():
-        encodery(work, "model", "edit", pretrained, "--surgery", "select_layers", "--out", "student")
+        encodery(work, *TUNING, pretrained, "--out", "teacher")
+    for name, surgery in STUDENTS.items():
+        if not (work / name).is_dir():
+            encodery(work, "model", "edit", pretrained, "--out", name, "--surgery", *surgery)
     teacher = json.loads((work / "teacher" / "metrics.json").read_text())["test_accuracy"]
-    runs = {row: [run(work, row, seed) for seed in options.seeds] for row in ROWS}
+    earlier = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    runs = {row: [run(work, row, seed) for seed in options.seeds] for row in options.rows}
     result = {
-        "machine": machine.describe(),
+        "machine": earlier.get("machine", machine.describe()),
         "settings": {"rows": sizes, "student": "layers 0, 2, 4 of 6"},
-        "runs": {"teacher": [{"seed": 0, "test_accuracy": teacher}], **runs},
+        "runs": {**earlier.get("runs", {}), "teacher": [{"seed": 0, "test_accuracy": teacher}], **runs},
     }
     options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -253,6 +253,17 @@ def test_a_smaller_student_learns_from_its_teacher_alone(
     assert answers[0]["prediction"] == "green"
 
 
+def test_low_rank_factors_recover_with_a_teacher(pretrained: Path, tmp_path: Path) -> None:
+    """The student has the teacher's feed-forward matrices as factors, which training changes and the model keeps."""
+    assert cli(["model", "edit", str(pretrained), "--surgery", "low_rank", "rank=4", "--out", str(tmp_path / "s")]) == 0
+    start(compress_recipe(pretrained, DISTILL, str(tmp_path / "s")), tmp_path / "run")
+    before, after = (load_model(tmp_path / name).model for name in ("s", "run"))
+    assert after.settings == before.settings
+    factors = [name for name, _ in after.named_parameters() if name.endswith("ffn.up.first.weight")]
+    assert len(factors) == 2
+    assert not any(torch.equal(after.state_dict()[name], before.state_dict()[name]) for name in factors)
+
+
 def test_the_best_weights_are_not_from_before_the_final_sparsity(finetuned: Path, tmp_path: Path) -> None:
     """The model is trained from the start, so that the first score could be the best one."""
     over = {"prune": {"is": "magnitude", "sparsity": 0.3, "every": 1, "begin": 0.2, "end": 0.6}, "train": {"evals": 6}}

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 @pytest.mark.parametrize("name", part_names(FFN))
 def test_contract(name: str, activation: str, check: checks.Check, run_check: Callable[..., None]) -> None:
     glu = {"is": "glu", "activation": activation}
-    composite = {"pattern": {"of": ["mlp", glu]}, "mixture": {"expert": glu}}
+    composite = {"pattern": {"of": ["mlp", glu]}, "mixture": {"expert": glu}, "low_rank": {"ffn": glu, "rank": 3}}
     settings = composite.get(name, {"activation": activation})
     run_check(check, decode(FFN, {"is": name, **settings}))
 

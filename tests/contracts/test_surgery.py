@@ -24,6 +24,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         "lengthen": {"max_length": 40},
         "vocabulary": {"tokenizer": str(folder)},
         "grow": {"width": 32, "depth": 2},
+        "low_rank": {"rank": 6},
         "tile": {"width": 32, "depth": 2},
     }
 

@@ -23,7 +23,7 @@ from encodery.model.shape import Batch
 LENGTHS = (17, 16, 16, 14, 9, 2, 2, 1)
 COMPOSITE = {
     "block": {"is": "pattern", "of": ["pre", "post"]},
-    "ffn": {"is": "pattern", "of": ["mlp", {"is": "mixture", "expert": "glu"}]},
+    "ffn": {"is": "pattern", "of": [{"is": "low_rank", "ffn": "mlp", "rank": 3}, {"is": "mixture", "expert": "glu"}]},
 }
 SMALL = {
     "window": {"size": 3}, "alternating": {"size": 2, "every": 2}, "factorized": {"width": 6},
@@ -38,7 +38,7 @@ def part(name: str) -> dict[str, object]:
 
 def simple(contract: type[Part]) -> list[str]:
     """The parts of a family that have no parts as fields."""
-    return [name for name in part_names(contract) if name not in ("pattern", "mixture")]
+    return [name for name in part_names(contract) if name not in ("pattern", "mixture", "low_rank")]
 
 
 def alone() -> list[str]:
