@@ -77,6 +77,15 @@ def test_shards(model: Model, folder: Path) -> None:
         load_model(folder)
 
 
+def test_a_classifier_is_converted_as_a_classifier_into_another_folder(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    config = checkpoint.read_json(folder / "config.json") | {"architectures": ["BertForSequenceClassification"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    pattern = rf"import BertForSequenceClassification as M.*from_pretrained\('{folder}'\).*'{folder}-safetensors'"
+    with pytest.raises(ArtifactError, match=pattern):
+        load_model(folder)
+
+
 def test_a_pickle_is_refused_with_a_command_to_convert_it(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ArtifactError, match=r"pytorch_model\.bin.*pickle.*save_pretrained"):
@@ -185,6 +194,20 @@ def test_a_sentence_transformers_folder_has_embedding_settings(
     assert loaded.settings == {"dense": expected}
     save_model(tmp_path / "kept", loaded.model, settings=loaded.settings, provenance=Provenance(origin=loaded.origin))
     assert load_model(tmp_path / "kept").settings == {"dense": expected}
+
+
+def test_a_pooling_without_modules_json_is_read(folder: Path) -> None:
+    sentence_folder(folder, ["Transformer", "Pooling"], {"pooling_mode": "cls"})
+    (folder / "modules.json").unlink()
+    assert load_model(folder).settings["dense"]["pooling"] == {"is": "cls"}
+
+
+def test_a_path_of_windows_is_read(folder: Path) -> None:
+    sentence_folder(folder, ["Transformer", "Pooling"], {"pooling_mode": "cls"})
+    table = json.loads((folder / "modules.json").read_text())
+    table[1]["path"] = "1_Pooling\\"
+    (folder / "modules.json").write_text(json.dumps(table))
+    assert load_model(folder).settings["dense"]["pooling"] == {"is": "cls"}
 
 
 def test_the_transformer_may_be_in_a_folder_of_its_own(model: Model, folder: Path, tmp_path: Path) -> None:

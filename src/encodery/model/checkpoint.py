@@ -56,10 +56,13 @@ def read_state(folder: Path) -> dict[str, Tensor]:
         return _read_shards(folder)
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
     if pickles:
+        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        cls, out = next(iter(config.get("architectures") or ()), "AutoModel"), f"{folder}-safetensors"
         raise ArtifactError(
             f"{folder / pickles[0]}: is a pickle, which can run code when it is read; only safetensors are supported. "
-            f'To convert it with transformers: python -c "from transformers import AutoModelForMaskedLM as M; '
-            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            f'To convert it with transformers into another folder: python -c "from transformers import {cls} as M, '
+            f"AutoTokenizer as T; M.from_pretrained('{folder}').save_pretrained('{out}'); "
+            f"T.from_pretrained('{folder}').save_pretrained('{out}')\""
         )
     raise ArtifactError(f"{folder}: has neither {WEIGHTS} nor {INDEX}.")
 

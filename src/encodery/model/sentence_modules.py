@@ -24,15 +24,16 @@ _UNLIMITED = 1 << 30
 def read_sentence_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of the transformer and {"dense": pooling, postprocess, max_length, prompts}.
 
-    For a folder without modules.json: the folder itself and {}. Raises `SettingsError` for a module that is not
-    supported.
+    A folder without modules.json but with the folder of a pooling (`1_Pooling`) is a transformer with this pooling; one
+    without either has {}. Raises `SettingsError` for a module that is not supported.
     """
-    if not (folder / "modules.json").is_file():
+    modules = _modules(folder)
+    if not modules:
         return folder, {}
     base, settings, postprocess = folder, dict[str, Any](), list[dict[str, str]]()
-    for module in read_json(folder / "modules.json"):
+    for module in modules:
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        place = folder / module.get("path", "")
+        place = folder / str(module.get("path", "")).replace("\\", "/")  # Some were written on Windows.
         if kind == "Transformer":
             base = place
             settings |= _max_length(place)
@@ -45,6 +46,16 @@ def read_sentence_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
                 f"{folder / 'modules.json'}: module '{kind}' is not supported; Transformer, Pooling and Normalize are."
             )
     return base, {"dense": settings | {"postprocess": postprocess, "prompts": _prompts(folder)}}
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """The entries of modules.json, or those that the folders of modules stand for."""
+    if (folder / "modules.json").is_file():
+        return list(read_json(folder / "modules.json"))
+    poolings = sorted(path.parent.name for path in folder.glob("[0-9]_Pooling/config.json"))
+    if not poolings:
+        return []
+    return [{"type": "Transformer", "path": ""}, *({"type": "Pooling", "path": name} for name in poolings)]
 
 
 def _pooling(place: Path) -> str:
