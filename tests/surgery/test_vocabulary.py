@@ -19,7 +19,7 @@ TEXTS = ["the river ran past the old mill", "the miller slept in the old mill"] 
 
 
 def wordpiece() -> Tokenizer:
-    return Tokenizer(Wordpiece().train(TEXTS, 90))
+    return Tokenizer(Wordpiece(lowercase=True).train(TEXTS, 90))
 
 
 def test_rows_are_copies_mixtures_and_means() -> None:
@@ -75,3 +75,10 @@ def test_words_that_cannot_be_added_are_refused() -> None:
         add_words(wordpiece(), ["two words"], 128)
     with pytest.raises(SettingsError, match="cannot be added to this tokenizer, whose kind is BPE"):
         add_words(Tokenizer(Bpe().train(TEXTS, 300)), ["storm"], 320)
+
+
+def test_a_word_with_an_unknown_character_is_added() -> None:
+    old = wordpiece()
+    assert old.encode("zoë").tolist().count(old.unk_id) == 2
+    new = add_words(old, ["Zoë"], old.vocab_size)
+    assert [new.piece(number) for number in new.encode("old Zoë mill")] == ["old", "zoë", "mill"]

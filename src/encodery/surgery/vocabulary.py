@@ -26,6 +26,7 @@ from encodery.model.network import model_of_state
 from encodery.model.settings import ModelSettings
 from encodery.model.shape import Batch
 from encodery.surgery import Surgery, SurgeryResult
+from encodery.tokens.kind.wordpiece import add_characters
 from encodery.tokens.pieces import normalised_pieces
 from encodery.tokens.tokenizer import Tokenizer
 from encodery.tokens.transfer import EmbeddingMix, Transfer
@@ -128,10 +129,12 @@ def add_words(old: Tokenizer, words: list[str], vocab_size: int) -> Tokenizer:
             f"vocabulary.words: pieces cannot be added to this tokenizer, whose kind is {spec['model'].get('type')}; "
             "train a new one on text with these words and give it as vocabulary.tokenizer."
         )
+    normalizer = old.backend.normalizer
+    normalized = {word: word if normalizer is None else normalizer.normalize_str(word) for word in words}
+    add_characters(spec, "".join("".join(normalized.values()).split()))
+    splitter = tokenizers.Tokenizer.from_str(json.dumps(spec)).pre_tokenizer
     known, number = spec["model"]["vocab"], old.used_size
-    for word in words:
-        normal = old.backend.normalizer.normalize_str(word) if old.backend.normalizer is not None else word
-        splitter = old.backend.pre_tokenizer
+    for word, normal in normalized.items():
         parts = splitter.pre_tokenize_str(normal) if splitter is not None else [normal]
         if len(parts) != 1 or len(normal) > spec["model"].get("max_input_chars_per_word", 100):
             raise InputError(f"words: '{word}' is no single word to this tokenizer, which splits it.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -20,6 +21,8 @@ PREFIX = "##"
 CODE_POINTS = 0x110000
 CHARACTERS_AT_ONCE = 1 << 22
 MIN_ALPHABET = 1000
+OUTSIDE = r"[^\s"
+"""How the expression for characters outside the alphabet begins."""
 MAX_WORD_CHARACTERS = 1000
 """A longer run without spaces is one unknown token. Sentences of scripts that write no spaces are runs."""
 
@@ -80,13 +83,23 @@ class Wordpiece(TokenizerKind):
         return tokenizer
 
 
+def add_characters(spec: dict[str, Any], characters: Iterable[str]) -> None:
+    """Make characters part of words in the table of a tokenizer (its JSON), so that pieces with them can be added. A
+    tokenizer that was not trained here and cuts no character out of its words stays as it is."""
+    cuts = (spec.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
+    pattern = cuts[0].get("pattern", {}).get("Regex", "") if cuts[0].get("type") == "Split" else ""
+    if pattern.startswith(OUTSIDE):
+        more = "".join(f"\\x{{{ord(character):x}}}" for character in sorted(set(characters)))
+        cuts[0]["pattern"]["Regex"] = f"{pattern[:-1]}{more}]"
+
+
 def _outside(alphabet: Sequence[str]) -> str:
     """A regular expression for one character that is neither in the alphabet nor a space."""
     points = sorted(map(ord, alphabet))
     starts = [point for i, point in enumerate(points) if i == 0 or points[i - 1] != point - 1]
     ends = [point for i, point in enumerate(points) if i == len(points) - 1 or points[i + 1] != point + 1]
     ranges = "".join(f"\\x{{{start:x}}}-\\x{{{end:x}}}" for start, end in zip(starts, ends, strict=True))
-    return rf"[^\s{ranges}]"
+    return f"{OUTSIDE}{ranges}]"
 
 
 def _alphabet(normalizer: normalizers.Normalizer, texts: Iterable[str], coverage: float) -> list[str]:
