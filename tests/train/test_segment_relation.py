@@ -32,7 +32,9 @@ def sequences(batch: PackedBatch) -> list[tuple[list[int], int]]:
     return [(batch.ids[a:b].tolist(), label) for a, b, label in bounds]
 
 
-@pytest.mark.parametrize("feed", [SegmentPairs(), SegmentPairs(relation="order"), Neighbours()])
+@pytest.mark.parametrize(
+    "feed", [SegmentPairs(), SegmentPairs(relation="order"), SegmentPairs(relation="linked"), Neighbours()]
+)
 def test_two_ranks_read_what_one_reads_and_a_state_continues_exactly(feed: DataFeed, store: Path) -> None:
     train = TokenStore.open(store).train
     whole = PackedLoader(train, SETTINGS, 3, feed=feed)
@@ -76,6 +78,20 @@ def test_a_run_is_resumed_bit_for_bit_and_reports_the_relation(
         start(recipe, tmp_path / "torn")
     resume(tmp_path / "torn")
     assert losses(tmp_path / "torn") == losses(tmp_path / "whole")
+
+
+def test_related_documents_are_a_third_relation_and_no_stock_class_has_it(
+    table: Callable[..., Recipe[Any]], tmp_path: Path
+) -> None:
+    linked = {"is": "segment_relation", "relation": "linked"}
+    with pytest.raises(SettingsError, match=r'set model.extra_heads=\[\{is="segment_relation", relations=3\}\]'):
+        table(model=MODEL, objective=linked)
+    heads = [{"is": "segment_relation", "relations": 3}]
+    metrics = start(table(model={**MODEL, "extra_heads": heads}, objective=linked), tmp_path / "run").metrics
+    assert {"heldout_loss", "bits_per_byte", "relation", "relation_accuracy"} <= metrics.keys()
+    assert 0 < metrics["relation"] < 2
+    with pytest.raises(SettingsError, match=r"bert: extra_heads.relations = 3 \(needs 2\)"):
+        HFExporter(verify_with_peer=False).write(load_model(tmp_path / "run"), tmp_path / "hf")
 
 
 def test_a_feed_refuses_joined_documents(store: Path) -> None:

@@ -1,7 +1,7 @@
 """Masked language modelling of pairs of segments, and whether the second segment belongs after the first.
 
-Next-sentence prediction (BERT, arXiv:1810.04805) or sentence-order prediction (ALBERT, arXiv:1909.11942); the feed
-`segment_pairs` makes the pairs. Shapes: T tokens, B sequences.
+Next-sentence prediction (BERT, arXiv:1810.04805), sentence-order prediction (ALBERT, arXiv:1909.11942) or the relation
+of two documents (LinkBERT, arXiv:2203.15827); the feed `segment_pairs` makes the pairs. Shapes: T tokens, B sequences.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ HEAD = name_of(SegmentRelationHead)
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRelation(MaskedObjective):
-    """Use it for the original training of BERT (`relation` = "next") or ALBERT ("order"). `weight`: that of the
-    relation, beside 1 of the masked tokens. Further terms: `relation`, in nats, and `relation_accuracy`.
+    """Use it for the original training of BERT (`relation` = "next") or ALBERT ("order"), or with "linked" for related
+    documents, whose head needs relations = 3. `weight`: that of the relation, beside 1 of the masked tokens. Further
+    terms: `relation`, in nats, and `relation_accuracy`.
 
         objective.is=segment_relation model.extra_heads=["segment_relation"] model.type_vocab_size=2
     """
@@ -53,8 +54,10 @@ class SegmentRelation(MaskedObjective):
 
     def incompatibility(self, model: ModelSettings) -> str | None:
         """See `Objective`: the model has the head of the relation."""
-        known = [name_of(head) for head in model.extra_heads] == [HEAD] and model.head is not None
-        return super().incompatibility(model) or (None if known else f'set model.extra_heads=["{HEAD}"].')
+        head = SegmentRelationHead(relations=3 if self.relation == "linked" else 2)
+        known = model.extra_heads == (head,) and model.head is not None
+        needed = f'"{HEAD}"' if head.relations == 2 else f'{{is="{HEAD}", relations=3}}'
+        return super().incompatibility(model) or (None if known else f"set model.extra_heads=[{needed}].")
 
     def build(self, model: ModelSettings, vocabulary: Vocabulary) -> ObjectiveModule:
         return _SegmentRelationModule(self, model, vocabulary)
@@ -81,6 +84,8 @@ class _SegmentRelationModule(MaskedObjectiveModule):
         """See `ObjectiveModule`: masked tokens in whole texts, as for `mlm`, and the relation in pairs made of these
         texts without masks."""
         terms = super().evaluate(model, batch, generator)
+        if self.relation == "linked":  # A text alone does not tell which others are related: see `evaluate_fed`.
+            return terms
         ids = batch.ids.index_copy(0, batch.extra["masked_positions"], batch.extra["labels"])
         pairs = pairs_of(dataclasses.replace(batch, ids=ids, extra={}), self.relation, generator)
         if not len(pairs):
@@ -88,6 +93,14 @@ class _SegmentRelationModule(MaskedObjectiveModule):
             return terms | {name: LossTerm(nothing, 0, weight=0.0) for name in ("relation", "relation_accuracy")}
         relation = self._relation(model, self.encode(model, pairs), pairs)
         return terms | {name: dataclasses.replace(term, weight=0.0) for name, term in relation.items()}
+
+    def evaluate_fed(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, LossTerm]:
+        """See `ObjectiveModule`: the relation of documents, in pairs without masks."""
+        if self.relation != "linked":
+            return {}
+        pairs = batch if "relation" in batch.extra else pairs_of(batch, self.relation, generator)
+        relation = self._relation(model, self.encode(model, pairs), pairs)
+        return {name: dataclasses.replace(term, weight=0.0) for name, term in relation.items()}
 
     def pass_flops(self, model: ModelSettings, length: float, predicted: float, masked: float) -> float:
         return count.flops_per_token(model, length, predicted)
@@ -118,7 +131,7 @@ def pairs_of(batch: Batch, relation: Relation, generator: torch.Generator) -> Ba
             continue
         first = 1 + place % (len(inner) - 1)
         a, b, exchanged = inner[:first], inner[first:], label % 2
-        if exchanged and relation == "next":
+        if exchanged and relation != "order":
             exchanged = int(len(texts) > 1 and len(other) > 0)
             b = other[: len(b)] if exchanged else b
         elif exchanged:

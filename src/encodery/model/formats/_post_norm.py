@@ -66,6 +66,12 @@ def relation_names(dense: str, score: str) -> TensorNames:
     }
 
 
+def relation_incompatibilities(settings: ModelSettings) -> list[str]:
+    """What keeps the head of the relation from the stock classes of pre-training, which know two relations."""
+    heads = [head for head in settings.extra_heads if isinstance(head, SegmentRelationHead)]
+    return [f"extra_heads.relations = {head.relations} (needs 2)" for head in heads if head.relations != 2]
+
+
 def post_norm_example(*, type_vocab_size: int, position_offset: int = 0) -> ModelSettings:
     """A small post-norm model with learned positions, the first of which uses row `position_offset` of their table."""
     return ModelSettings(

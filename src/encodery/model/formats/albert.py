@@ -28,6 +28,7 @@ from encodery.model.formats._post_norm import (
     UNUSED_TENSORS,
     post_norm_example,
     read_post_norm_config,
+    relation_incompatibilities,
     relation_names,
     write_post_norm_config,
 )
@@ -139,7 +140,7 @@ class AlbertFormat(CheckpointFormat):
             reasons.append(f"layer_groups = {list(groups)} (needs neighbouring layers in groups of equal size)")
         if not settings.depth:
             reasons.append("depth = 0 (needs at least one layer)")
-        return reasons
+        return reasons + relation_incompatibilities(settings)
 
     def write_config(self, settings: ModelSettings, special: SpecialTokenIds) -> dict[str, Any]:
         return {

@@ -28,6 +28,7 @@ from encodery.model.formats._post_norm import (
     post_norm_example,
     post_norm_incompatibilities,
     read_post_norm_config,
+    relation_incompatibilities,
     relation_names,
     write_post_norm_config,
 )
@@ -90,7 +91,7 @@ class BertFormat(CheckpointFormat):
             reasons.append(f"positions = '{name_of(positions)}' (needs 'learned', 'sinusoidal' or 'none')")
         elif isinstance(positions, LearnedPositions) and positions.offset:
             reasons.append(f"positions.offset = {positions.offset} (needs 0)")
-        return reasons
+        return reasons + relation_incompatibilities(settings)
 
     def write_config(self, settings: ModelSettings, special: SpecialTokenIds) -> dict[str, Any]:
         return {

@@ -2,7 +2,9 @@
 
 A piece of a document is divided at a random place. With `relation` = "next" (BERT, arXiv:1810.04805) half of the second
 segments are replaced by text of another document; with "order" (ALBERT, arXiv:1909.11942) half of the pairs are
-exchanged. The label is 0 for a pair as in the text and 1 for the others. Differs from the papers: segments end between
+exchanged. With "linked" (LinkBERT, arXiv:2203.15827) a third of the second segments is text of another document and a
+third that of a related one, those of a token folder with groups (`encodery tokens encode --group-by`). The label is 0
+for a pair as in the text, 1 for the others, and 2 for related documents. Differs from the papers: segments end between
 tokens, not between sentences.
 """
 
@@ -18,7 +20,9 @@ from encodery.tokens.feeds import DataFeed, FeedPiece, Ids
 from encodery.tokens.shuffle import Integers
 from encodery.tokens.store import TokenSplit
 
-Relation = Literal["next", "order"]
+Relation = Literal["next", "order", "linked"]
+
+LINKED = 2  # the label of related documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +40,19 @@ class SegmentPairs(DataFeed):
         return 1
 
     def check_split(self, split: TokenSplit) -> None:
-        """See `DataFeed`: text of another document needs two documents."""
-        if self.relation == "next" and len(split) < 2:
+        """See `DataFeed`: text of another document needs two documents, that of a related one related documents.
+        Raises `InputError` for a token folder without groups."""
+        if self.relation != "order" and len(split) < 2:
             raise EmptyInput(f"The split '{split.name}' has {len(split)} document: pairs of two documents need two.")
+        if self.relation == "linked" and not split.related.count:
+            raise EmptyInput(f"The split '{split.name}' has no two documents that are related.")
 
     def compose(self, split: TokenSplit, start: int, length: int, draws: Integers) -> FeedPiece:
         """See `DataFeed`."""
         first = 1 + int(draws[0]) % (length - 1)
-        other = int(draws[1]) % 2
+        other = int(draws[1]) % (3 if self.relation == "linked" else 2)
+        if other == LINKED:
+            return self._linked(split, start, length, first, int(draws[2]))
         a, b = (split.read(*part).astype(np.int64) for part in ((start, first), (start + first, length - first)))
         if other and self.relation == "order":
             a, b = b, a
@@ -52,6 +61,23 @@ class SegmentPairs(DataFeed):
         return FeedPiece(
             *join_pair(a, b, split.special_tokens.cls_id, split.special_tokens.sep_id), (length + 3,), other
         )
+
+    def _linked(self, split: TokenSplit, start: int, length: int, first: int, draw: int) -> FeedPiece:
+        """The piece with text of a related document from token `first` on; from a later one on if that document is
+        shorter. A document without relatives gives a pair as in the text."""
+        own = int(split.offsets.searchsorted(start, "right")) - 1
+        group = split.related.of(int(split.groups[own]))
+        group = group[group != own]
+        b = split.read(start + first, length - first)
+        if len(group):
+            document = int(group[draw % len(group)])
+            begin, end = int(split.offsets[document]), int(split.offsets[document + 1])
+            taken = min(length - first, end - begin)
+            place = begin + (draw // len(split)) % (end - begin - taken + 1)
+            first, b = length - taken, split.read(place, taken)
+        a, special = split.read(start, first), split.special_tokens
+        joined = join_pair(a.astype(np.int64), b.astype(np.int64), special.cls_id, special.sep_id)
+        return FeedPiece(*joined, (length + 3,), LINKED if len(group) else 0)
 
 
 def join_pair(a: Ids, b: Ids, cls_id: int, sep_id: int) -> tuple[Ids, Ids]:
