@@ -145,7 +145,9 @@ def start() -> Any:
 
 @pytest.fixture(scope="session")
 def running(served: ModelRegistry) -> Iterator[Running]:
-    result = run(served)
+    from encodery.serve.http import HttpSettings
+
+    result = run(served, http=HttpSettings(token_ids=True))
     yield result
     result.stop()
 

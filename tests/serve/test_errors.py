@@ -150,6 +150,38 @@ def test_large_bodies_are_refused_before_they_are_read(served: ModelRegistry, st
         running.stop()
 
 
+def test_a_large_body_that_is_sent_whole_gets_its_answer(served: ModelRegistry, start: Any) -> None:
+    body = b"x" * (8 << 20)
+    head = b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    declared = b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+    running = start(served, http=HttpSettings(body_bytes=1000))
+    try:
+        for request in (declared, chunked):
+            with socket.create_connection(("127.0.0.1", int(running.url.rsplit(":", 1)[1]))) as place:
+                place.settimeout(20)
+                place.sendall(head + request)
+                answer = place.recv(1 << 16)
+                assert b" 413 " in answer.partition(b"\r\n")[0]
+                assert b"body_too_large" in answer
+                place.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")  # The connection can be used again.
+                assert b" 200 " in place.recv(1 << 16).partition(b"\r\n")[0]
+    finally:
+        running.stop()
+
+
+def test_a_client_that_closes_its_side_gets_its_answer(running: Any) -> None:
+    body = b'{"inputs": "w1 w2"}'
+    head = b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(running.url.rsplit(":", 1)[1]))) as place:
+        place.settimeout(20)
+        place.sendall(head % len(body) + body)
+        place.shutdown(socket.SHUT_WR)
+        answer = place.makefile("rb").read()  # To its end: the server closes the connection.
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"]]")
+
+
 def test_keys(served: ModelRegistry, start: Any) -> None:
     running = start(served, http=HttpSettings(keys=("first-key", "second-key")))
     try:

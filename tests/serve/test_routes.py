@@ -18,6 +18,7 @@ from encodery.serve.api_error import ApiError
 from encodery.serve.app import make_app
 from encodery.serve.backend import Backend
 from encodery.serve.dispatch import Dispatcher, json_response, to_json
+from encodery.serve.http import HttpSettings
 from encodery.serve.served_model import InferenceRequest, InferenceResult
 
 MODELS: list[dict[str, Any]] = [
@@ -54,7 +55,7 @@ def post(
 ) -> tuple[Any, InferenceRequest]:
     """The JSON of a response, and the request that the backend got."""
     backend = FixedBackend(answer)
-    response = TestClient(make_app(backend, max_inputs=3)).post(path, json=body)
+    response = TestClient(make_app(backend, HttpSettings(token_ids=True), max_inputs=3)).post(path, json=body)
     assert response.status_code == 200, response.text
     return response.json(), backend.requests[-1]
 
@@ -62,7 +63,7 @@ def post(
 def error_code(path: str, body: dict[str, Any]) -> str:
     """The code of the error of a request that no model gets."""
     backend = FixedBackend(lambda request: InferenceResult())
-    response = TestClient(make_app(backend, max_inputs=3)).post(path, json=body)
+    response = TestClient(make_app(backend, HttpSettings(token_ids=True), max_inputs=3)).post(path, json=body)
     assert not backend.requests
     return str(response.json()["error"]["code"])
 
@@ -199,3 +200,99 @@ def test_a_field_that_is_null_is_absent(body: type[schemas.RequestBody]) -> None
         given["inputs"] = {"source_sentence": "a", "sentences": ["b"]}
     nulls = {name: None for name, field in fields.items() if not field.is_required()}
     assert body.model_validate(given | nulls) == body.model_validate(given)
+
+
+def refusal(path: str, body: dict[str, Any]) -> dict[str, str]:
+    """The error of a request to a server with the default settings."""
+    response = TestClient(make_app(FixedBackend(vectors))).post(path, json=body)
+    assert response.status_code == 400, response.text
+    error: dict[str, str] = response.json()["error"]
+    return error
+
+
+@pytest.mark.parametrize("ids", [[1820, 1917], [[1820, 1917]], [[5], [6, 7]]])
+def test_token_ids_are_refused_unless_they_are_asked_for(ids: Any) -> None:
+    for path, body in (("/v1/embeddings", {"model": "dense", "input": ids}), ("/embed", {"inputs": ids})):
+        error = refusal(path, body)
+        assert error["code"] == "token_ids_not_accepted"
+        assert "--accept-token-ids" in error["message"]
+        assert "check_embedding_ctx_length" in error["message"]
+        assert post(path, body, vectors)[1].inputs["ids"] == (ids if isinstance(ids[0], list) else [ids])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [
+        ("/v1/rerank", {"query": "q", "documents": ["a"], "top_k": 2}, "'top_n'"),
+        ("/rerank", {"query": "q", "texts": ["a"], "return_documents": True}, "'return_text'"),
+        ("/v1/embeddings", {"model": "dense", "input": "a", "input_type": "query"}, "'prompt_name'"),
+        ("/v1/embeddings", {"model": "dense", "input": "a", "embedding_types": ["float"]}, "'encoding_format'"),
+        ("/v1/embeddings", {"model": "dense", "input": "a", "truncate_prompt_tokens": 9}, "'truncate'"),
+        ("/v1/embeddings", {"model": "dense", "input": "a", "output_dimension": 9}, "'dimensions'"),
+        ("/embed", {"texts": "a"}, "'inputs'"),
+        ("/embed", {"inputs": "a", "promt_name": "query"}, "'prompt_name'"),
+        ("/search", {"query": "a", "limit": 3}, "'top_k'"),
+        ("/v1/heads", {"input": "a", "heads": {"x": {"route": "embed", "input_type": "query"}}}, "'prompt_name'"),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_service_is_answered_with_the_name_here(path: str, body: Any, hint: str) -> None:
+    error = refusal(path, body)
+    assert error["code"] == "unknown_parameter"
+    assert hint in error["message"]
+
+
+def test_fields_without_effect_are_accepted() -> None:
+    body = {"model": "dense", "input": "a", "user": "u", "priority": 1, "input_type": None, "truncate": "END"}
+    assert post("/v1/embeddings", body, vectors)[1].options["truncate"] == "right"
+    for cohere, ours in (("NONE", "error"), ("START", "left")):
+        assert post("/embed", {"inputs": "a", "truncate": cohere}, vectors)[1].options["truncate"] == ours
+
+
+def test_documents_that_are_objects_come_back_and_blank_ones_are_last() -> None:
+    def logits(request: InferenceRequest) -> InferenceResult:
+        rows = request.inputs["rows"]["text"]
+        return InferenceResult({"answers": [{"logit": -float(len(text))} for text in rows]}, {}, [4] * len(rows), [0])
+
+    documents = [{"text": "long text", "id": 7, "tags": ["x"]}, " ", "a"]
+    body = {"query": "q", "documents": documents, "max_chunks_per_doc": 3, "return_documents": True}
+    answer, request = post("/v1/rerank", body, logits)
+    assert request.inputs["rows"] == {"query": ["q"] * 2, "text": ["long text", "a"]}
+    assert [hit["index"] for hit in answer["results"]] == [2, 0, 1]
+    assert [hit["document"] for hit in answer["results"]] == [{"text": "a"}, documents[0], {"text": " "}]
+    assert answer["results"][2]["relevance_score"] == 0.0
+    rows = post("/rerank", {"query": "q", "texts": ["", "b"], "raw_scores": True}, logits)[0]
+    assert [row["index"] for row in rows] == [1, 0]
+    fields = {"query": "q", "documents": [{"title": "t", "body": "b", "n": 1}], "rank_fields": ["title", "body"]}
+    assert post("/v2/rerank", fields, logits)[1].inputs["rows"]["text"] == ["t\nb"]
+    assert error_code("/v1/rerank", {"query": "q", "documents": [{"title": "t"}]}) == "invalid_parameter"
+    assert error_code("/v1/rerank", {"query": "q", "documents": ["", " "]}) == "empty_input"
+
+
+def head_code(settings: HttpSettings, headers: list[tuple[str, str]]) -> str:
+    """The code of the error by the headers of a request, "" if it is answered."""
+    client = TestClient(make_app(FixedBackend(vectors), settings))
+    return client.get("/v1/models", headers=headers).headers.get("x-encodery-code", "")
+
+
+def test_other_hosts_are_refused_if_the_names_are_limited() -> None:
+    local = HttpSettings(hosts=("127.0.0.1", "models.example"))
+    for host in ("localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:80", "models.example:8080"):
+        assert head_code(local, [("Host", host)]) == ""
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080"):
+        assert head_code(local, [("Host", host)]) == "host_not_allowed"
+        assert head_code(HttpSettings(), [("Host", host)]) == ""
+
+
+def test_a_header_that_counts_once_is_refused_twice() -> None:
+    keys = HttpSettings(keys=("right",))
+    assert head_code(keys, [("Authorization", "Bearer right")]) == ""
+    twice = [("Authorization", "Bearer wrong"), ("Authorization", "Bearer right")]
+    assert head_code(keys, twice) == head_code(keys, twice[::-1]) == "invalid_request"
+
+
+def test_a_trailing_slash_is_no_other_route() -> None:
+    client = TestClient(make_app(FixedBackend(vectors)), follow_redirects=False)
+    assert client.post("/embed/", json={"inputs": "a"}).status_code == 200
+    assert client.get("/health/").status_code == 200
+    closed = TestClient(make_app(FixedBackend(vectors), HttpSettings(keys=("key",))), follow_redirects=False)
+    assert closed.get("/v1/models/").status_code == 401

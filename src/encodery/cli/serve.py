@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,22 @@ def command(
         Path | None,
         typer.Option(help="A file of API keys, one per line; the keys in ENCODERY_API_KEYS are accepted too."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name by which clients may reach the server, in addition to localhost, IP addresses and the name of "
+            "this machine; may be given several times [default: without API keys on a local address no further name, "
+            "otherwise any]."
+        ),
+    ] = None,
+    accept_token_ids: Annotated[
+        bool,
+        typer.Option(
+            "--accept-token-ids",
+            help="Accept token ids of the model's own tokenizer in place of texts. By default they are refused, since "
+            "ids of another tokenizer give wrong embeddings.",
+        ),
+    ] = False,
     truncate: Annotated[
         str | None,
         typer.Option(
@@ -135,15 +152,18 @@ def command(
     limits = {"batch_tokens": batch_tokens, "queue_tokens": queue_tokens, "queue_seconds": queue_seconds}
     if fd is not None:
         http = {"keys": keys, "body_bytes": body_megabytes << 20, "drain_seconds": drain_seconds}
+        http |= {"hosts": hosts_of(host, allow_host or (), bool(keys)), "token_ids": accept_token_ids}
         _work(opening, {**limits, "cores": cores}, http, fd, place)
         return
     options: dict[str, Any] = {"--index": index, "--rerank": rerank, "--api-key-file": api_key_file}
-    options |= {"--truncate": truncate}
+    options |= {"--truncate": truncate, "--host": host}
     options |= {"--threads": threads, "--batch-tokens": batch_tokens, "--runtime": runtime, "--workers": workers}
     options |= {"--queue-tokens": queue_tokens, "--queue-seconds": queue_seconds, "--engine": engine}
     options |= {"--body-megabytes": body_megabytes, "--drain-seconds": drain_seconds}
     cluster = {"count": replicas, "cpus": cores, "gpus": gpus, "drain_seconds": drain_seconds}
     arguments = [*(models or ()), *(word for pair in options.items() if pair[1] is not None for word in map(str, pair))]
+    arguments += [word for name in allow_host or () for word in ("--allow-host", name)]
+    arguments += ["--accept-token-ids"] * accept_token_ids
     console = screen(stderr=True, soft_wrap=True)
     listener = _listen(host, port, bool(keys), console)
     replica_settings = cluster if engine == "ray" else None
@@ -234,6 +254,19 @@ def _work(opening: dict[str, Any], limits: dict[str, Any], http: dict[str, Any],
     else:
         log = partial(print, file=sys.stderr, flush=True)
         run_worker(ServeSettings(**opening), EngineSettings(**limits), HttpSettings(**http), fd, log)
+
+
+def hosts_of(host: str, allowed: Sequence[str], has_keys: bool) -> tuple[str, ...] | None:
+    """Return the names that a Host header may have, `HttpSettings.hosts`.
+
+    Args:
+        host: the address to listen on.
+        allowed: the names of --allow-host.
+        has_keys: whether requests need a key, which pages of other sites do not have.
+    """
+    from encodery.base.hosts import is_loopback
+
+    return (host, *allowed) if allowed or (is_loopback(host) and not has_keys) else None
 
 
 def keys_of(file: Path | None) -> tuple[str, ...]:

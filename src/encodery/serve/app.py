@@ -60,6 +60,7 @@ def make_app(
         separate_input_output_schemas=False,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.router.route_class = JsonRoute
     app.state.settings, app.state.dispatcher = settings, Dispatcher(backend, max_inputs)

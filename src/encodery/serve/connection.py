@@ -1,7 +1,10 @@
 """Limits of a connection before there is a request and while it is answered; uvicorn has none.
 
 The head of a request must arrive within a time and a size, in however many parts, and be HTTP; a client that accepts no
-byte of its response for a time is disconnected. (The body is limited in `http.py`.)
+byte of its response for a time is disconnected. (The body is limited in `http.py`.) A body that is answered before it
+has arrived is read to its end, since a connection that is closed with unread data loses its response. A client that
+closes its side after a request is answered if that takes at most `HALF_CLOSED_SECONDS`: a client that is gone looks the
+same.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from encodery.base.extras import require
 from encodery.serve.api_error import ApiError
 
 HEAD_BYTES = 64 << 10
+DISCARDED_BYTES = 256 << 20
+"""The maximum that is read of a body whose request has been answered."""
+HALF_CLOSED_SECONDS = 2.0
 BAD_REQUEST = b"""HTTP/1.1 400 Bad Request\r
 content-type: application/json\r
 content-length: %d\r
@@ -34,20 +40,44 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._head_bytes, self._unsent = 0, -1
+            self._head_bytes, self._discarded_bytes, self._unsent = 0, 0, -1
+            self._in_body = False
+            self._eof_timer: asyncio.TimerHandle | None = None
             self._write_timer: asyncio.TimerHandle | None = None
             self._head_timer: asyncio.TimerHandle | None = self._after(transport.close)
 
         def data_received(self, data: bytes) -> None:
+            was_in_body = self._in_body
             super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:  # The head is complete.
+            if (self.cycle is not None and not self.cycle.response_complete) or (was_in_body and not self._in_body):
+                # The head is complete, or the body that nobody reads.
                 _cancel(self._head_timer)
-                self._head_timer, self._head_bytes = None, 0
+                self._head_timer, self._head_bytes, self._discarded_bytes = None, 0, 0
                 return
             self._head_timer = self._head_timer or self._after(self.transport.close)
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
+            if self._in_body:
+                self._discarded_bytes += len(data)
+            else:
+                self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES or self._discarded_bytes > DISCARDED_BYTES:
                 self.transport.close()
+
+        def on_headers_complete(self) -> None:
+            self._in_body = True
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._in_body = False
+            super().on_message_complete()
+
+        def eof_received(self) -> bool:
+            """Whether the connection stays open: if a whole request has arrived and is not answered yet."""
+            if self.cycle is None or self.cycle.response_complete or self._in_body:
+                return False
+            self.cycle.keep_alive = False
+            timer: asyncio.TimerHandle = self.loop.call_later(HALF_CLOSED_SECONDS, self.transport.close)
+            self._eof_timer = timer
+            return True
 
         def send_400_response(self, msg: str) -> None:
             """Answer what is not HTTP in the envelope of all errors."""
@@ -68,6 +98,7 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
             _cancel(self._head_timer)
             _cancel(self._write_timer)
+            _cancel(self._eof_timer)
 
         def _after(self, callback: Callable[[], None]) -> asyncio.TimerHandle:
             timer: asyncio.TimerHandle = self.loop.call_later(seconds, callback)

@@ -20,8 +20,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from encodery.base.hosts import names_this_machine
 from encodery.serve.api_error import ApiError
-from encodery.serve.schemas import COHERE_DIALECT, TEI_DIALECT
+from encodery.serve.schemas import COHERE_DIALECT, TEI_DIALECT, UNKNOWN_FIELD
 from encodery.serve.served_model import CHARACTERS_PER_TOKEN
 from encodery.serve.server_metrics import ServerMetrics
 
@@ -48,12 +49,16 @@ OverloadCheck = Callable[[str, int], ApiError | None]
 class HttpSettings:
     """`keys`: any of them gives access; none: no key is needed. `body_bytes`: of a request; `body_seconds`: for a body
     to arrive, for a head to arrive, and for a client to accept any part of its response; `drain_seconds`: that a
-    stopping server gives to the requests it has accepted."""
+    stopping server gives to the requests it has accepted; `hosts`: the names that the Host header may have besides
+    localhost, IP addresses and the name of this machine (None: any); `token_ids`: whether token ids are accepted in
+    place of texts."""
 
     keys: tuple[str, ...] = ()
     body_bytes: int = 16 << 20
     body_seconds: float = 30.0
     drain_seconds: float = 30.0
+    hosts: tuple[str, ...] | None = None
+    token_ids: bool = False
 
 
 def error_response(error: ApiError) -> Response:
@@ -138,6 +143,8 @@ class AuthMiddleware:
             await self.app(scope, receive, send)
             return
         started, status, code = time.perf_counter(), 500, ""
+        if scope["path"].endswith("/"):
+            scope["path"] = scope["path"].rstrip("/") or "/"
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             nonlocal status, code
@@ -160,7 +167,14 @@ class AuthMiddleware:
 
     def _error(self, scope: Scope) -> ApiError | None:
         """The error of a request by its head, None if it may pass."""
-        headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"content-length")}
+        headers = dict(scope["headers"])
+        for name in (b"authorization", b"host"):
+            if sum(name == other for other, _ in scope["headers"]) > 1:
+                return ApiError(400, "invalid_request", f"The header {name.decode().title()} is there more than once.")
+        host = headers.get(b"host", b"").decode("latin-1")
+        if host and self.settings.hosts is not None and not names_this_machine(host, self.settings.hosts):
+            message = f"The Host is '{host[:100]}', and this server is not reached by that name; see --allow-host."
+            return ApiError(403, "host_not_allowed", message)
         if self._keys and scope["path"] not in OPEN_PATHS and not self._authorised(headers.get(b"authorization", b"")):
             return ApiError(401, "invalid_api_key", "A key is needed: send the header Authorization: Bearer <key>.")
         length = headers.get(b"content-length", b"0")
@@ -191,8 +205,10 @@ def validation_error(error: RequestValidationError) -> ApiError:
     field = location[0] if location else None
     if first["type"] == "missing" and not location:
         return ApiError(400, "malformed_json", "The body is empty; a JSON object is needed.")
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, "unknown_parameter", f"'{'.'.join(location)}' is not a field of this request.", field)
+    if first["type"] == UNKNOWN_FIELD:
+        location.append(first["ctx"]["field"])
+        message = f"'{'.'.join(location)}' is not a field of this request.{first['ctx']['hint']}"
+        return ApiError(400, "unknown_parameter", message, location[0])
     code = "missing_parameter" if first["type"] == "missing" else "invalid_parameter"
     messages = "; ".join(dict.fromkeys(str(one["msg"]) for one in errors[:6]))
     return ApiError(400, code, f"{'.'.join(location) or 'The body'}: {messages}.", field)

@@ -24,6 +24,13 @@ from encodery.serve.served_model import InferenceResult
 
 CLASSES = ("classify", "pair", "multilabel", "regress", "label_match", "cloze", "instruct")
 TAGS, ANSWERS, RANKS = ("tag", "label_spans"), ("span",), ("rank",)
+TOKEN_IDS_REFUSED = (
+    "holds token ids, and this server takes texts: ids of another tokenizer give wrong vectors without an error. "
+    "Send texts (LangChain: check_embedding_ctx_length=False), or start the server with --accept-token-ids if the "
+    "client has the tokenizer of the model."
+)
+BLANK_LOGIT = -1000.0
+"""The score of a blank text before the sigmoid, whose value is 0."""
 router = APIRouter(route_class=JsonRoute, responses=schemas.ERRORS)
 
 
@@ -33,11 +40,14 @@ def dispatcher_of(request: Request) -> Dispatcher:
     return dispatcher
 
 
-def _inputs(inputs: Any, name: str, max_inputs: int) -> tuple[dict[str, Any], int]:
+def _inputs(request: Request, inputs: Any, name: str) -> tuple[dict[str, Any], int]:
     """Texts or ids as the engine takes them, and the number of characters."""
+    max_inputs = dispatcher_of(request).max_inputs
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], int):
         inputs = [inputs]
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], list):
+        if not request.app.state.settings.token_ids:
+            raise ApiError(400, "token_ids_not_accepted", f"{name}: {TOKEN_IDS_REFUSED}", name)
         check_count(len(inputs), name, max_inputs)
         empty = next((index for index, ids in enumerate(inputs) if not ids), None)
         if empty is not None:
@@ -53,7 +63,7 @@ async def embeddings(request: Request, body: schemas.EmbeddingsBody) -> Response
     """A vector for each input, in OpenAI's format."""
     dispatcher = dispatcher_of(request)
     model = dispatcher.select_model(body.model, "embed")
-    inputs, characters = _inputs(body.input, "input", dispatcher.max_inputs)
+    inputs, characters = _inputs(request, body.input, "input")
     options = {"truncate": body.truncate, "dimensions": body.dimensions, "prompt": body.prompt_name}
     result = await dispatcher(request, model, "embed", inputs, options)
     vectors: Any = np.ascontiguousarray(result.arrays["vectors"], "<f4")
@@ -70,7 +80,7 @@ async def embed(request: Request, body: schemas.EmbedBody) -> Response:
     """[[K numbers], ...]: a vector for each input."""
     dispatcher = dispatcher_of(request)
     model = dispatcher.select_model(body.model, "embed")
-    inputs, characters = _inputs(body.inputs, "inputs", dispatcher.max_inputs)
+    inputs, characters = _inputs(request, body.inputs, "inputs")
     options = {
         "truncate": body.policy(),
         "dimensions": body.dimensions,
@@ -127,12 +137,17 @@ async def similarity(request: Request, body: schemas.SimilarityBody) -> Response
 async def _rank(
     request: Request, model: str | None, query: str, texts: list[str], options: dict[str, Any]
 ) -> tuple[InferenceResult, str, np.ndarray]:
-    """The result, the model, and the score (N,) of each text before the sigmoid."""
+    """The result, the model, and the score (N,) of each text before the sigmoid; blank texts are last."""
     dispatcher = dispatcher_of(request)
     selected = dispatcher.select_model(model, "predict", RANKS)
-    rows = {"query": check_texts(query, "query", 1) * len(texts), "text": texts}
+    written = [index for index, text in enumerate(texts) if text.strip()]
+    if not written:
+        raise ApiError(400, "empty_input", "All texts are blank.")
+    rows = {"query": check_texts(query, "query", 1) * len(written), "text": [texts[index] for index in written]}
     result = await dispatcher(request, selected, "predict", {"rows": rows}, options)
-    return result, selected, np.array([answer["logit"] for answer in result.body["answers"]], np.float64)
+    scores = np.full(len(texts), BLANK_LOGIT)
+    scores[written] = [answer["logit"] for answer in result.body["answers"]]
+    return result, selected, scores
 
 
 def _order(scores: np.ndarray) -> list[int]:
@@ -149,7 +164,7 @@ async def rerank(request: Request, body: schemas.AnyRerankBody) -> Response:
     """In TEI's format if there are `texts`, in Cohere's and Jina's if there are `documents`."""
     if isinstance(body, schemas.RerankBody):
         return await _rerank(request, body, cohere=False)
-    texts = check_texts(body.texts, "texts", dispatcher_of(request).max_inputs)
+    texts = check_texts(body.texts, "texts", dispatcher_of(request).max_inputs, allow_empty=True)
     result, _, scores = await _rank(request, body.model, body.query, texts, {"truncate": body.policy()})
     answer = []
     for index in _order(scores):
@@ -171,19 +186,38 @@ async def rerank_v2(request: Request, body: schemas.RerankBody) -> Response:
 
 
 async def _rerank(request: Request, body: schemas.RerankBody, cohere: bool) -> Response:
-    documents = [document if isinstance(document, str) else document.text for document in body.documents]
-    texts = check_texts(documents, "documents", dispatcher_of(request).max_inputs)
+    documents = [_document_text(index, body) for index in range(len(body.documents))]
+    texts = check_texts(documents, "documents", dispatcher_of(request).max_inputs, allow_empty=True)
     options = {"truncate": body.truncate, "document_tokens": body.max_tokens_per_doc}
     result, model, scores = await _rank(request, body.model, body.query, texts, options)
     ranked = []
     for index in _order(scores)[: body.top_n]:
         hit: dict[str, Any] = {"index": index, "relevance_score": _sigmoid(scores[index])}
-        ranked.append(hit | ({"document": {"text": texts[index]}} if body.return_documents and not cohere else {}))
+        if body.return_documents and not cohere:
+            document = body.documents[index]
+            hit["document"] = (
+                {"text": document} if isinstance(document, str) else document.model_dump(exclude_unset=True)
+            )
+        ranked.append(hit)
     tokens = sum(result.tokens)
     meta = {"api_version": {"version": "2" if cohere else "1"}, "tokens": {"input_tokens": tokens}}
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     table = {"id": str(uuid4()), "model": model, "results": ranked, "usage": usage, "meta": meta}
     return json_response(result, table, len(body.query) + sum(map(len, texts)))
+
+
+def _document_text(index: int, body: schemas.RerankBody) -> str:
+    """The text of a document: its own, or that of `rank_fields`, one field per line."""
+    document = body.documents[index]
+    if isinstance(document, str):
+        return document
+    fields = document.model_dump()
+    texts = [fields.get(name) for name in body.rank_fields or ("text",)]
+    if all(text is None for text in texts):
+        names = ", ".join(f"'{name}'" for name in (body.rank_fields or ("text",))[:5])
+        message = f"documents[{index}] has no {names}; `rank_fields` names the fields with the text."
+        raise ApiError(400, "invalid_parameter", message, "documents")
+    return "\n".join(str(text) for text in texts if text is not None)
 
 
 @router.post("/predict", tags=["TEI"])

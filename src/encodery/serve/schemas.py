@@ -1,20 +1,49 @@
 """Bodies of the requests of OpenAI, Cohere, Jina and text-embeddings-inference (TEI), and our own.
 
-Types are strict (a number is not accepted as a text), and an unknown field is an error, never ignored.
+Types are strict (a number is not accepted as a text), and an unknown field is an error, never ignored; the error names
+the field that has the meaning which the unknown one has at other services.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
+from encodery.base.errors import nearest
 from encodery.search.modes import MAX_QUERY_CHARS
 
-Policy = Literal["error", "right", "left", "chunk"]
+COHERE_POLICIES = {"NONE": "error", "END": "right", "START": "left"}
+Policy = Annotated[
+    Literal["error", "right", "left", "chunk", "NONE", "END", "START"],
+    AfterValidator(lambda policy: COHERE_POLICIES.get(policy, policy)),
+]
+"""What happens to a text that is too long, in our words or Cohere's."""
 MAX_TOKEN_ID = (1 << 31) - 1
 Token = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 Model = Annotated[str | None, Field(description="The model; if none is named, the first one with the operation.")]
+
+
+UNKNOWN_FIELD = "unknown_field"
+"""The type of the validation error of an unknown field; its context has `field` and `hint`."""
+SYNONYMS = (
+    ("top_n", "top_k", "top", "k", "limit"),
+    ("input", "inputs", "texts", "text", "sentences", "content"),
+    ("documents", "texts", "passages", "docs"),
+    ("query", "q", "question"),
+    ("truncate", "truncation", "truncate_prompt_tokens", "auto_truncate"),
+    ("encoding_format", "embedding_types", "embedding_type", "output_dtype"),
+    ("prompt_name", "input_type", "task", "task_type", "prompt"),
+    ("dimensions", "output_dimension", "output_dimensionality", "truncate_dim", "dimension", "dim"),
+    ("normalize", "normalized", "normalise"),
+    ("return_documents", "return_text"),
+    ("max_tokens_per_doc", "max_length"),
+    ("filters", "filter", "where"),
+    ("types", "labels", "entities"),
+    ("model", "model_id", "model_name"),
+)
+"""Fields of one meaning, here and at other services."""
 
 
 class RequestBody(BaseModel):
@@ -24,11 +53,25 @@ class RequestBody(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, body: Any) -> Any:
+    def _known_fields(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {name: value for name, value in body.items() if value is not None or name not in optional}
+        known = set(cls.model_fields)
+        elsewhere = {name for group in SYNONYMS for name in group} - known
+        optional = elsewhere | {name for name in known if not cls.model_fields[name].is_required()}
+        fields = {name: value for name, value in body.items() if value is not None or name not in optional}
+        unknown = next((name for name in fields if name not in known), None)
+        if unknown is not None and cls.model_config.get("extra") != "allow":
+            context = {"field": str(unknown)[:200], "hint": _hint(str(unknown), known)}
+            raise PydanticCustomError(UNKNOWN_FIELD, "'{field}' is not a field of this request.{hint}", context)
+        return fields
+
+
+def _hint(unknown: str, known: set[str]) -> str:
+    """The field that has the meaning of an unknown one, as a sentence."""
+    groups = (group for group in SYNONYMS if unknown in group)
+    same = next((name for group in groups for name in group if name in known), None)
+    return f" Use '{same}'." if same is not None else nearest(unknown, sorted(known))
 
 
 class TruncatingBody(RequestBody):
@@ -49,13 +92,14 @@ class TruncatingBody(RequestBody):
 
 
 class EmbeddingsBody(RequestBody):
-    """OpenAI `/v1/embeddings`; `truncate` and `prompt_name` are ours."""
+    """OpenAI `/v1/embeddings`; `truncate` and `prompt_name` are ours. `user` and `priority` have no effect."""
 
     input: str | list[str] | list[Token] | list[list[Token]]
     model: str
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1, le=1 << 20)] = None
     user: str | None = None
+    priority: int | None = None
     truncate: Policy | None = None
     prompt_name: str | None = None
 
@@ -107,13 +151,16 @@ class TeiRerankBody(TruncatingBody):
 
 
 class RerankDocument(RequestBody):
-    """A document of a rerank request."""
+    """A document of a rerank request, with any further fields."""
 
-    text: str
+    model_config = ConfigDict(extra="allow")
+
+    text: str | None = None
 
 
 class RerankBody(RequestBody):
-    """Cohere and Jina `/v1/rerank`, `/v2/rerank`; `truncate` is ours."""
+    """Cohere and Jina `/v1/rerank`, `/v2/rerank`; `truncate` is ours. `rank_fields`: the fields with the text of
+    documents that are objects. `user`, `priority` and `max_chunks_per_doc` have no effect."""
 
     model: Model = None
     query: str
@@ -121,6 +168,10 @@ class RerankBody(RequestBody):
     top_n: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
     return_documents: bool | None = None
     max_tokens_per_doc: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
+    max_chunks_per_doc: Annotated[int | None, Field(ge=1, le=1 << 31)] = None
+    rank_fields: Annotated[list[str] | None, Field(min_length=1, max_length=100)] = None
+    priority: int | None = None
+    user: str | None = None
     truncate: Policy | None = None
 
 
@@ -258,6 +309,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The request is invalid; `code` says why",
         401: "No key, or an invalid one",
+        403: "The Host header is not a name of this server",
         404: "No such model or route",
         408: "The body did not arrive in time",
         413: "The body is too large",

@@ -104,7 +104,10 @@ class VectorModel(ServedModel):
         size = min(tokenizer.used_size, self.encoder_model.model.settings.vocab_size)
         invalid = next((value for value in ids if not 0 <= value < size), None)
         if invalid is not None:
-            message = f"Input {index} has token {invalid}; token ids of this model are 0 to {size - 1}."
+            message = (
+                f"Input {index} has token {invalid}; token ids of this model are 0 to {size - 1}. "
+                "Ids of another tokenizer cannot be used: send texts."
+            )
             raise ApiError(400, "invalid_token", message, "input")
         has_special = len(ids) > 1 and ids[0] == tokenizer.cls_id and ids[-1] == tokenizer.sep_id
         return np.array(ids[1:-1] if has_special else ids, np.uint32)

@@ -7,7 +7,6 @@ which cannot be made to point elsewhere, are accepted."""
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import socketserver
 from email.message import Message
@@ -15,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from encodery.base.errors import InputError
+from encodery.base.hosts import names_this_machine
 from encodery.search.page.responder import PageResponder, Reply, problem_reply
 
 HOST, PORT = "127.0.0.1", 8765
@@ -66,12 +66,7 @@ class PageServer(ThreadingHTTPServer):
 
     def ours(self, header: str | None) -> bool:
         """Return whether a request's Host header names this server."""
-        name = (header or "").strip().lower()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        elif name.count(":") <= 1:
-            name = name.partition(":")[0]
-        return name in ("localhost", self.host.lower(), socket.gethostname().lower()) or _numeric(name)
+        return names_this_machine(header or "", (self.host,))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that disconnect; the page reports its own errors (`PageResponder.reply`)."""
@@ -124,14 +119,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Log nothing: queries are private."""
-
-
-def _numeric(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _reason(error: Exception) -> str:
