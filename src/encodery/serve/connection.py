@@ -33,7 +33,7 @@ connection: close\r
 def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
     """uvicorn's protocol with a limit of `seconds` for a head to arrive, and for a client to accept any part of its
     response."""
-    base: Any = require("uvicorn.protocols.http.auto", "serve").AutoHTTPProtocol
+    base: Any = half_closed_protocol(require("uvicorn.protocols.http.auto", "serve").AutoHTTPProtocol)
 
     class TimeoutProtocol(base):  # type: ignore[misc]
         """Closes connections that exceed a limit."""
@@ -41,8 +41,6 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._head_bytes, self._discarded_bytes, self._unsent = 0, 0, -1
-            self._in_body = False
-            self._eof_timer: asyncio.TimerHandle | None = None
             self._write_timer: asyncio.TimerHandle | None = None
             self._head_timer: asyncio.TimerHandle | None = self._after(transport.close)
 
@@ -61,23 +59,6 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
                 self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES or self._discarded_bytes > DISCARDED_BYTES:
                 self.transport.close()
-
-        def on_headers_complete(self) -> None:
-            self._in_body = True
-            super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            self._in_body = False
-            super().on_message_complete()
-
-        def eof_received(self) -> bool:
-            """Whether the connection stays open: if a whole request has arrived and is not answered yet."""
-            if self.cycle is None or self.cycle.response_complete or self._in_body:
-                return False
-            self.cycle.keep_alive = False
-            timer: asyncio.TimerHandle = self.loop.call_later(HALF_CLOSED_SECONDS, self.transport.close)
-            self._eof_timer = timer
-            return True
 
         def send_400_response(self, msg: str) -> None:
             """Answer what is not HTTP in the envelope of all errors."""
@@ -98,7 +79,6 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
             _cancel(self._head_timer)
             _cancel(self._write_timer)
-            _cancel(self._eof_timer)
 
         def _after(self, callback: Callable[[], None]) -> asyncio.TimerHandle:
             timer: asyncio.TimerHandle = self.loop.call_later(seconds, callback)
@@ -113,6 +93,42 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
                 self._unsent, self._write_timer = unsent, self._after(self._check_progress)
 
     protocol: type[asyncio.Protocol] = TimeoutProtocol
+    return protocol
+
+
+def half_closed_protocol(base: Any) -> type[asyncio.Protocol]:
+    """A protocol of uvicorn that knows whether a body is arriving, and answers half-closed connections."""
+
+    class HalfClosedProtocol(base):  # type: ignore[misc]
+        """Closes a half-closed connection after `HALF_CLOSED_SECONDS`."""
+
+        def connection_made(self, transport: Any) -> None:
+            self._in_body = False
+            self._eof_timer: asyncio.TimerHandle | None = None
+            super().connection_made(transport)
+
+        def on_headers_complete(self) -> None:
+            self._in_body = True
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._in_body = False
+            super().on_message_complete()
+
+        def eof_received(self) -> bool:
+            """Whether the connection stays open: if a whole request has arrived and is not answered yet."""
+            if self.cycle is None or self.cycle.response_complete or self._in_body:
+                return False
+            self.cycle.keep_alive = False
+            timer: asyncio.TimerHandle = self.loop.call_later(HALF_CLOSED_SECONDS, self.transport.close)
+            self._eof_timer = timer
+            return True
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            _cancel(self._eof_timer)
+
+    protocol: type[asyncio.Protocol] = HalfClosedProtocol
     return protocol
 
 

@@ -196,7 +196,7 @@ class AuthMiddleware:
 def validation_error(error: RequestValidationError) -> ApiError:
     """What the schema found wrong in a body, with the field."""
     errors = error.errors()
-    first = errors[0] if errors else {"loc": (), "msg": "cannot be read", "type": ""}
+    first: dict[str, Any] = errors[0] if errors else {"loc": (), "msg": "cannot be read", "type": ""}
     location = [
         str(part)
         for part in first["loc"]
