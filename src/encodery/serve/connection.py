@@ -33,7 +33,7 @@ connection: close\r
 def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
     """uvicorn's protocol with a limit of `seconds` for a head to arrive, and for a client to accept any part of its
     response."""
-    base: Any = half_closed_protocol(require("uvicorn.protocols.http.auto", "serve").AutoHTTPProtocol)
+    base: Any = answering_protocol(require("uvicorn.protocols.http.auto", "serve").AutoHTTPProtocol)
 
     class TimeoutProtocol(base):  # type: ignore[misc]
         """Closes connections that exceed a limit."""
@@ -59,12 +59,6 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
                 self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES or self._discarded_bytes > DISCARDED_BYTES:
                 self.transport.close()
-
-        def send_400_response(self, msg: str) -> None:
-            """Answer what is not HTTP in the envelope of all errors."""
-            content = orjson.dumps(ApiError(400, "malformed_http", msg).body())
-            self.transport.write(BAD_REQUEST % len(content) + content)
-            self.transport.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -96,10 +90,11 @@ def timeout_protocol(seconds: float) -> type[asyncio.Protocol]:
     return protocol
 
 
-def half_closed_protocol(base: Any) -> type[asyncio.Protocol]:
-    """A protocol of uvicorn that knows whether a body is arriving, and answers half-closed connections."""
+def answering_protocol(base: Any) -> type[asyncio.Protocol]:
+    """A protocol of uvicorn that knows whether a body is arriving, and answers half-closed connections and what is not
+    HTTP."""
 
-    class HalfClosedProtocol(base):  # type: ignore[misc]
+    class AnsweringProtocol(base):  # type: ignore[misc]
         """Closes a half-closed connection after `HALF_CLOSED_SECONDS`."""
 
         def connection_made(self, transport: Any) -> None:
@@ -124,11 +119,17 @@ def half_closed_protocol(base: Any) -> type[asyncio.Protocol]:
             self._eof_timer = timer
             return True
 
+        def send_400_response(self, msg: str) -> None:
+            """Answer what is not HTTP in the envelope of all errors."""
+            content = orjson.dumps(ApiError(400, "malformed_http", msg).body())
+            self.transport.write(BAD_REQUEST % len(content) + content)
+            self.transport.close()
+
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             _cancel(self._eof_timer)
 
-    protocol: type[asyncio.Protocol] = HalfClosedProtocol
+    protocol: type[asyncio.Protocol] = AnsweringProtocol
     return protocol
 
 
