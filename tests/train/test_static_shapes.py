@@ -67,7 +67,16 @@ def without_padding(batch: Batch, pad_id: int, cu_seqlens: torch.Tensor) -> Batc
     return Batch(batch.ids[:tokens], cu_seqlens, int(cu_seqlens.diff().max()), None, extra)
 
 
-@pytest.mark.parametrize("parts", [("learned", "post", "mlp"), ("rotary", "pre", "glu")], ids=lambda p: p[0])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("learned", "post", "mlp"),
+        ("rotary", "pre", "glu"),
+        ("relative_bias", "pre", "glu"),
+        ("disentangled", "post", "mlp"),
+    ],
+    ids=lambda p: p[0],
+)
 def test_one_graph_gives_the_loss_and_gradients_of_the_text_alone(table: Table, parts: tuple[str, str, str]) -> None:
     model = dict(zip(("positions", "block", "ffn"), ({"is": part} for part in parts), strict=True))
     job = make_job(table, model={**model, "depth": 2})

@@ -115,8 +115,10 @@ def _products(vectors: Tensor, of_distances: Tensor, index: Tensor) -> Tensor:
     """Products (N, n, L, L) of vectors (N, n, L, D) of tokens with the embeddings (P, N, D) of their distances from all
     tokens, which `index` (L, L) picks."""
     count, heads = of_distances.shape[:2]
-    products = vectors.flatten(1, 2) @ of_distances.permute(1, 2, 0)
-    picked: Tensor = _Pick.apply(products.view(heads, -1, len(index), count), index)  # type: ignore[no-untyped-call]
+    products = (vectors.flatten(1, 2) @ of_distances.permute(1, 2, 0)).view(heads, -1, len(index), count)
+    if torch.compiler.is_compiling():
+        return products.gather(3, index.expand(heads, products.shape[1], -1, -1))
+    picked: Tensor = _Pick.apply(products, index)  # type: ignore[no-untyped-call]
     return picked
 
 
