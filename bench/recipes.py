@@ -1,6 +1,7 @@
-"""Compare recipes of papers, schedules and execution settings with the default at equal wall time, one change per row.
+"""Compare recipes, schedules, positions and execution settings with the default at equal budget, one change per row.
 
-    python bench/recipes.py TOKENS [path=value ...] [--group papers] [--seconds 60] [--seeds 0 1] [--rows bert ...]
+    python bench/recipes.py TOKENS [path=value ...] [--group papers] [--seconds 60 | --budget 600ktok] [--seeds 0 1]
+        [--rows bert ...]
 
 Each run is `encodery pretrain` at the tiny shape (2 × 128 unless the row changes the shape; the groups `layered` and
 `recompute`: 4 × 256). The held-out loss uses fixed masks at 15 %, so that rows with other mask rates compare. The rows
@@ -54,6 +55,13 @@ DATA_INITS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cooccurrence, learned positions": ("tiny", ("data_init.is=cooccurrence", *LEARNED_POSITIONS)),
     "random, learned positions": ("tiny", ("data_init.is=random", *LEARNED_POSITIONS)),
 }
+POSITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rotary (default)": ("tiny", ()),
+    "learned": ("tiny", LEARNED_POSITIONS),
+    "relative_bias": ("tiny", ("model.positions.is=relative_bias",)),
+    "learned + relative_bias": ("tiny", ("model.positions.is=sum", 'model.positions.of=["learned", "relative_bias"]')),
+    "disentangled": ("tiny", ("model.positions.is=disentangled", "model.positions.norm=layer")),
+}
 LAYERWISE: dict[str, tuple[str, tuple[str, ...]]] = {
     "one micro-batch after the other": ("mini", ()),
     "all through a layer together": ("mini", ("train.layerwise_offload=true",)),
@@ -73,6 +81,7 @@ GROUPS = {
     "papers": (PAPERS, ("train.batch_tokens=4096", "optim.lr=2e-3", "data_init.is=random"), "recipes.json"),
     "schedules": (SCHEDULES, ("model.intermediate_size=256",), "schedules.json"),
     "beginnings": (DATA_INITS, ("model.intermediate_size=256",), "beginnings.json"),
+    "positions": (POSITIONS, ("model.intermediate_size=256", "data_init.is=cooccurrence"), "positions.json"),
     "layered": (LAYERWISE, (*MINI_SHAPE, "train.micro_batch_tokens=512"), "layered.json"),
     "recompute": (CHECKPOINTING, (*MINI_SHAPE, *LONG_SEQUENCES), "recompute.json"),
 }
@@ -82,7 +91,14 @@ def train(options: argparse.Namespace, out: Path, recipe: str, settings: tuple[s
     """Run `encodery pretrain` once and return its metrics."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "encodery", "pretrain", str(options.tokens), "--recipe", recipe, "--out", str(out)]
-    command += ["--budget", f"{options.seconds}s", *SHAPE, *LENGTH, *GROUPS[options.group][1], f"train.seed={seed}"]
+    command += [
+        "--budget",
+        options.budget or f"{options.seconds}s",
+        *SHAPE,
+        *LENGTH,
+        *GROUPS[options.group][1],
+        f"train.seed={seed}",
+    ]
     command += [*settings, *options.settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -100,6 +116,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="Settings of all rows, each written path=value.")
     parser.add_argument("--group", choices=GROUPS, default="papers", help="The group of rows to run.")
     parser.add_argument("--seconds", type=int, default=60, help="The training time of a run.")
+    parser.add_argument("--budget", help="The budget of a run in the place of a time, such as 600ktok.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="The seeds; each row runs once per seed.")
     parser.add_argument("--rows", nargs="+", help="The rows of the group to run [default: all].")
     parser.add_argument("--work", type=Path, default=Path("runs/bench_recipes"), help="The folder of the runs.")
@@ -129,7 +146,8 @@ def main() -> None:
         }
     result = {
         "machine": machine.describe(),
-        "seconds": options.seconds,
+        "seconds": None if options.budget else options.seconds,
+        "budget": options.budget or f"{options.seconds}s",
         "seeds": options.seeds,
         "shape": SHAPE,
         "common": [*LENGTH, *common, *options.settings],
