@@ -12,7 +12,7 @@ import torch
 
 from encodery.base.errors import ArtifactError, InputError, SettingsError
 from encodery.encoders import single_vector as module
-from encodery.encoders.dense import DenseEncoder
+from encodery.encoders.dense import ASSUMPTION, DenseEncoder
 from encodery.encoders.files import EmbeddingFile, read_texts
 from encodery.encoders.packing import pack_sequences
 from encodery.encoders.pooling.mean import Mean
@@ -21,6 +21,7 @@ from encodery.encoders.postprocess.normalise import Normalise
 from encodery.encoders.postprocess.whiten import Whiten
 from encodery.encoders.postprocessing import PostProcessing
 from encodery.encoders.settings import DenseSettings
+from encodery.model.load import LoadedModel
 from encodery.model.shape import Batch, Output
 from encodery.tokens.windows import batches_by_length
 
@@ -204,3 +205,12 @@ def test_embedding_files_appear_complete_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy"]
     with pytest.raises(InputError, match=r"\.npy or \.jsonl"):
         EmbeddingFile(tmp_path / "x.csv", 3)
+
+
+def test_what_a_folder_does_not_state_is_reported_once(loaded: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+    bare = dataclasses.replace(loaded, path=loaded.path / "bare", artifact=None, settings={})
+    for _ in range(2):
+        assert "mean pooling" in str(DenseEncoder.from_loaded(bare, "cpu").assumption)
+    assert [record.getMessage() for record in caplog.records].count(f"{bare.path}: {ASSUMPTION} are assumed.") == 1
+    stated = dataclasses.replace(bare, settings={"dense": {"pooling": "cls"}})
+    assert DenseEncoder.from_loaded(stated, "cpu").assumption is None

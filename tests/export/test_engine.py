@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from encodery.base.settings import decode
 from encodery.encoders.dense import DenseEncoder
 from encodery.encoders.exported import ExportedEncoder, parse_runtime
 from encodery.export import Exporter
+from encodery.model.conversion import Origin
 from encodery.model.load import LoadedModel, load_model, save_model
 from encodery.model.network import build_model
 from encodery.model.settings import ModelSettings
@@ -137,6 +139,15 @@ def test_what_cannot_be_exported_is_refused(name: str, loaded: LoadedModel, tmp_
         exporter(name).write(ends, tmp_path / "out")
     with pytest.raises(SettingsError, match="head would be lost"):
         exporter(name).write(LoadedModel(loaded.path, loaded.model, {"task": {}}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_of_a_stock_folder_is_not_dropped(name: str, loaded: LoadedModel, tmp_path: Path) -> None:
+    config = {"architectures": ["BertForSequenceClassification"]}
+    stock = dataclasses.replace(loaded, artifact=None, settings={}, origin=Origin("bert", config))
+    with pytest.raises(SettingsError, match="BertForSequenceClassification"):
+        exporter(name).write(stock, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -68,6 +68,12 @@ def test_the_task_follows_the_outputs_and_the_labels(imported: Callable[..., Loa
     several = read_head(imported({**CLASSES, "problem_type": "multi_label_classification"}))
     assert several is not None
     assert name_of(several.task) == "multilabel"
+    number = read_head(imported({**CLASSES, "problem_type": "regression"}, outputs=1))
+    assert number is not None
+    assert name_of(number.task) == "regress"
+    ranker = read_head(imported(CLASSES, outputs=1))
+    assert ranker is not None
+    assert name_of(ranker.task) == "rank"
     named = read_head(imported({**CLASSES, CONFIG_KEY: {"task": {"is": "regress"}}}, outputs=1))
     assert named is not None
     assert name_of(named.task) == "regress"

@@ -147,3 +147,9 @@ def test_other_artifacts_are_refused(tmp_path: Path, kind: str) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no model"):
         load_model(tmp_path)
+
+
+def test_an_adapter_alone_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base", "peft_type": "LORA"}')
+    with pytest.raises(ArtifactError, match=r"adapter.*some/base.*merge_and_unload"):
+        load_model(tmp_path)

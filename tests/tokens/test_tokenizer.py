@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from encodery.base.artifact import Artifact
 from encodery.base.errors import ArtifactError, EmptyInput, InputError, SettingsError
@@ -208,3 +209,14 @@ def test_a_corpus_without_text_is_refused(make_corpus: Callable[..., Artifact], 
     with pytest.raises(EmptyInput, match="no text"):
         train_tokenizer(tmp_path / "empty", tmp_path / "out", TokenizerSettings())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_without_an_unknown_token_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    pieces = [("<s>", 0.0), ("</s>", 0.0), ("a", -1.0)]
+    for unk_id in (None, 1):
+        tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id, False)).save(str(tmp_path / "tokenizer.json"))
+        if unk_id is None:
+            with pytest.raises(ArtifactError, match="unk_id"):
+                Tokenizer.load(tmp_path)
+        else:
+            assert Tokenizer.load(tmp_path).encode("ab").tolist() == [2, 1]

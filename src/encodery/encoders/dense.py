@@ -7,8 +7,10 @@ rest). Shapes: T tokens of a batch, B sequences, H width of the model, K dimensi
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -45,11 +47,21 @@ if TYPE_CHECKING:
 RUNTIME_BATCH_TOKENS = 8192  # Tokens of a batch, at least, for a runtime that divides it among its own threads.
 
 
+ASSUMPTION = "mean pooling and vectors of unit length, since the folder has neither modules.json nor a pooling"
+
+
+@functools.cache
+def _report_assumption(folder: str) -> None:
+    """Log once for each folder that its way to embed is assumed."""
+    logging.getLogger(__name__).warning("%s: %s are assumed.", folder, ASSUMPTION)
+
+
 class DenseEncoder(SingleVectorEncoder):
     """A model with its tokenizer and the settings of its dense embeddings.
 
     `postprocessing` is needed if a step of `settings.postprocess` is fitted to a sample, `pooling` if the pooling has
-    weights. Raises `SettingsError` if one of them is missing.
+    weights. Raises `SettingsError` if one of them is missing. The attribute `assumption` says how a folder of another
+    library that does not state how to embed is read; it is None otherwise.
     """
 
     def __init__(
@@ -67,6 +79,7 @@ class DenseEncoder(SingleVectorEncoder):
         postprocessing = postprocessing or unfitted_postprocessing(steps)
         super().__init__(first, tokenizer, self.settings.max_length, postprocessing, device)
         self.pooling = (pooling or weightless_pooling(self.settings.pooling, self.model)).to(self.device).eval()
+        self.assumption: str | None = None
         self.engine: InferenceEngine | None = None
         self._runtime: Runtime | None = None
 
@@ -83,7 +96,11 @@ class DenseEncoder(SingleVectorEncoder):
             )
         settings = decode(DenseSettings, loaded.settings.get(name, {}), where=f"{loaded.path}: {name}")
         if not storage.is_stored(loaded):
-            return cls(loaded.model, loaded.tokenizer, settings, device=device)._accelerated()
+            encoder = cls(loaded.model, loaded.tokenizer, settings, device=device)
+            if loaded.artifact is None and name not in loaded.settings:
+                encoder.assumption = ASSUMPTION
+                _report_assumption(str(loaded.path))
+            return encoder._accelerated()
         tensors = loaded.module_state(storage.MODULE)
         pooling = settings.pooling.build(loaded.model.settings.shape)
         pooling.load_state_dict(storage.pooling_state(tensors))

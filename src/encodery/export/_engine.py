@@ -32,6 +32,7 @@ from encodery.encoders.pooling.cls import CLS
 from encodery.encoders.pooling.mean import Mean
 from encodery.export import Exporter
 from encodery.export._verify import SENTENCES
+from encodery.finetune.imported import head_kind
 from encodery.model.load import LoadedModel, copy_tokenizer
 from encodery.model.shape import Batch
 from encodery.runtimes.batch import Limits
@@ -80,6 +81,12 @@ class GraphExport:
         if "task" in loaded.settings or name != "dense":
             raise SettingsError(
                 f"An export to {target} needs a model of dense embeddings; this model's head would be lost."
+            )
+        if loaded.artifact is None and loaded.origin is not None and head_kind(loaded.origin.config) is not None:
+            raise SettingsError(
+                f"{loaded.path}: the head of {', '.join(loaded.origin.config['architectures'])} would be lost in an "
+                f"export to {target}, which needs a model of dense embeddings. To export the encoder alone, write it "
+                "first with --format hf head=false."
             )
         encoder = DenseEncoder.from_loaded(loaded, "cpu")
         # The original has the layers that are calibrated, and gives the embeddings that the export must reproduce.

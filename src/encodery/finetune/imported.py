@@ -3,8 +3,9 @@
 Where a stock class stores its head, and what it computes, is declared by the checkpoint format (`HeadForm`). Heads that
 read one vector per sequence are a dense layer, an activation, perhaps a norm, and a linear map, as in our `PooledHead`.
 Heads of tokens are a linear map; if a dense layer and a norm precede it, they must be the identity that our own export
-writes (`identity_layers`). A text classifier with one output becomes the task `rank`, unless the folder names another
-task: an export of ours stores task, threshold and length under `CONFIG_KEY` of config.json.
+writes (`identity_layers`). A text classifier with one output becomes the task `rank`, or `regress`, which reads single
+texts too, if its problem_type is regression; unless the folder names another task: an export of ours stores task,
+threshold and length under `CONFIG_KEY` of config.json.
 Shapes: H width of the model.
 """
 
@@ -61,6 +62,7 @@ PAIR_TASKS = ("pair", "rank", "span", "choice")
 """Tasks that read two texts together."""
 CONFIG_KEY = "encodery"
 MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
 IDENTITY_ACTIVATION = "linear"
 """The activation of a head whose dense layer and norm are the identity."""
 DEFAULT_NORM_EPS = 1e-5
@@ -105,6 +107,8 @@ def read_head(loaded: LoadedModel) -> FineTuned | None:
     name = stored.task["is"]
     if name == "rank" and layers["out.weight"].shape[0] != 1:
         name = "multilabel" if origin.config.get("problem_type") == MULTI_LABEL else "classify"
+    elif name == "rank" and origin.config.get("problem_type") == REGRESSION and "norm" not in form.layers:
+        name = "regress"
     settings = _head_settings(form, kind, name, layers, loaded)
     if settings is None:
         return None

@@ -22,7 +22,7 @@ from encodery.base.artifact import MANIFEST, Artifact, create_artifact
 from encodery.base.errors import ArtifactError, EncoderyError
 from encodery.base.settings import decode, encode
 from encodery.model import golden
-from encodery.model.checkpoint import WEIGHTS, locate, read_tensors, write_tensors
+from encodery.model.checkpoint import WEIGHTS, locate, read_json, read_tensors, write_tensors
 from encodery.model.conversion import Origin
 from encodery.model.imported_folder import import_folder
 from encodery.model.network import Model, model_of_state
@@ -161,6 +161,7 @@ def load_model(source: str | Path, *, verify: bool = True, checkpoint_format: st
     elif (path / "model" / MANIFEST).is_file():
         return _load_artifact(path / "model", verify)
     elif not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+        _refuse_adapter(path)
         unfinished = " It looks like an unfinished run: resume it." if (path / "checkpoints").is_dir() else ""
         raise ArtifactError(f"{path}: holds no model: it has neither {MANIFEST} nor config.json.{unfinished}")
     imported = import_folder(path, checkpoint_format)
@@ -186,6 +187,18 @@ def _module_file(folder: Path, name: str) -> Path:
 
 def _tokenizer_of(folder: Path) -> Path | None:
     return folder if any((folder / name).is_file() for name in TOKENIZER_SOURCES) else None
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raise `ArtifactError` for a folder of the library PEFT, which has the weights of an adapter alone."""
+    if (folder / "adapter_config.json").is_file():
+        config = read_json(folder / "adapter_config.json")
+        base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+        raise ArtifactError(
+            f"{folder}: holds an adapter (adapter_config.json) without its model ({base or 'not named'}). "
+            "Merge the two with the library that made it (PEFT: `merge_and_unload`), save the result, and give that "
+            "folder."
+        )
 
 
 def _load_artifact(path: Path, verify: bool) -> LoadedModel:

@@ -56,7 +56,9 @@ class DenseModel(VectorModel, EncoderHead):
 
     def info(self) -> dict[str, Any]:
         """See `ServedModel`."""
-        return super().info() | {"pooling": name_of(self.encoder_model.settings.pooling)}
+        info = super().info() | {"pooling": name_of(self.encoder_model.settings.pooling)}
+        assumption = self.encoder_model.assumption
+        return info if assumption is None else info | {"assumed": assumption}
 
     @property
     def model(self) -> Model:

@@ -35,6 +35,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 MAX_PART_CHARACTERS = 1 << 18
 TEXTS_AT_ONCE = 4096  # texts
+UNKNOWN_TEXT = "\ue000"  # A character of the private use area, which no vocabulary is expected to have.
 BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])")
 
 Ids = npt.NDArray[np.uint32]
@@ -70,6 +71,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
             raise ArtifactError(f"{path}: damaged: {error}") from error
+        _check_unknown(backend, path)
         config: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             file = path.parent / name
@@ -226,6 +228,17 @@ class Tokenizer:
             special_tokens=[(first, self.cls_id), (last, self.sep_id)],
         )
         self._plain.post_processor = self.backend.post_processor
+
+
+def _check_unknown(backend: tokenizers.Tokenizer, path: Path) -> None:
+    """Raise `ArtifactError` for a tokenizer that fails at the first character that is not in its vocabulary."""
+    try:
+        backend.encode(UNKNOWN_TEXT, add_special_tokens=False)
+    except Exception as error:
+        raise ArtifactError(
+            f"{path}: a text with a character outside the vocabulary cannot be encoded: {error}. Its 'model' must name "
+            "the unknown token: 'unk_id', the position in 'vocab' (Unigram), or 'unk_token' (WordPiece, WordLevel)."
+        ) from error
 
 
 def _file(folder: Path) -> Path:
