@@ -276,7 +276,7 @@ def head_code(settings: HttpSettings, headers: list[tuple[str, str]]) -> str:
 
 def test_other_hosts_are_refused_if_the_names_are_limited() -> None:
     local = HttpSettings(hosts=("127.0.0.1", "models.example"))
-    for host in ("localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:80", "models.example:8080"):
+    for host in ("localhost", "LOCALHOST:8080", "localhost.:80", "127.0.0.1:8080", "[::1]:80", "models.example:8080"):
         assert head_code(local, [("Host", host)]) == ""
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080"):
         assert head_code(local, [("Host", host)]) == "host_not_allowed"

@@ -16,6 +16,7 @@ def names_this_machine(header: str, names: Collection[str] = ()) -> bool:
         name = name[1:].partition("]")[0]
     elif name.count(":") <= 1:
         name = name.partition(":")[0]
+    name = name.removesuffix(".")
     return name in ("localhost", socket.gethostname().lower(), *(known.lower() for known in names)) or is_address(name)
 
 
