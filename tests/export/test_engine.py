@@ -89,6 +89,7 @@ def test_an_export_gives_the_embeddings_of_the_model(name: str, loaded: LoadedMo
         served.encode(["words"], prompt="qery")
 
 
+@pytest.mark.usefixtures("needs_vnni")
 @pytest.mark.parametrize("name", NAMES)
 def test_8_bit_embeddings_are_similar_and_independent_of_the_batch(
     name: str, loaded: LoadedModel, texts: Path, tmp_path: Path
@@ -107,6 +108,7 @@ def test_8_bit_embeddings_are_similar_and_independent_of_the_batch(
     assert (together * alone).sum(1).min() > 0.9995
 
 
+@pytest.mark.usefixtures("needs_vnni")
 def test_8_bit_weights_have_one_scale_per_channel(loaded: LoadedModel, texts: Path, tmp_path: Path) -> None:
     exporter("onnx", weights="int8", texts=str(texts)).write(loaded, tmp_path / "out")
     onnx = pytest.importorskip("onnx")

@@ -48,6 +48,7 @@ def test_int8_embeddings_are_similar_to_those_of_the_model(minilm: Path, texts: 
     np.testing.assert_allclose(reference, exact, atol=2e-5)
 
 
+@pytest.mark.usefixtures("needs_vnni")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_exports_reach_the_required_cosines(name: str, minilm: Path, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ CONDITIONS: tuple[tuple[list[str], int], ...] = (
     (["source=odd", "year<2004"], 2),
 )
 """Conditions, and how many of the 24 passages fulfil them."""
+ENGLISH = "The anchor of the ship was in the harbour, and the word for it is not the same as that for the rudder."
+"""A text by which an engine finds the language of the passages, if that is left to it."""
 RECALLS: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.99, "int8": 0.9, "binary": 0.95}
 """The smallest mean fraction of the ten nearest vectors that a search must return, by precision."""
 
@@ -56,9 +58,9 @@ def point(i: int, word: str = "") -> Point:
 
 @contextlib.contextmanager
 def example(part: SearchEngine) -> Iterator[Store]:
-    """Open a store of 24 passages with dense vectors."""
-    fields = Fields(dense_dim=DENSE_DIM)
-    with tempfile.TemporaryDirectory() as folder, part.create(Path(folder) / "store", fields) as store:
+    """Open a store of 24 passages with dense vectors, in English."""
+    fields, engine = Fields(dense_dim=DENSE_DIM), part.for_texts([ENGLISH])
+    with tempfile.TemporaryDirectory() as folder, engine.create(Path(folder) / "store", fields) as store:
         store.upsert([point(i) for i in range(24)])
         yield store
 
@@ -130,7 +132,8 @@ def check_bm25_search(part: SearchEngine) -> None:
 def check_repeated_query_terms(part: SearchEngine) -> None:
     """A term counts as often as it is in the query."""
     passages = [Point(f"d{i}", 0, f"harbour {'anchor' if i < 6 else 'rudder'} word{i}", None) for i in range(9)]
-    with tempfile.TemporaryDirectory() as folder, part.create(Path(folder) / "store", Fields()) as store:
+    engine = part.for_texts([ENGLISH])
+    with tempfile.TemporaryDirectory() as folder, engine.create(Path(folder) / "store", Fields()) as store:
         store.upsert(passages)
         once, other = ({hit.id: hit.score for hit in store.search_bm25(query, 9)} for query in ("anchors", "rudder"))
         mixed = store.search_bm25("anchor rudder anchor, ANCHORS", 9)
