@@ -34,7 +34,9 @@ def _tokenizer() -> Tokenizer:
     from tokenizers.pre_tokenizers import Whitespace
 
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    inner = tokenizers.Tokenizer(WordLevel({n: i for i, n in enumerate(names + [f"w{i}" for i in range(VOCAB - 5)])}))
+    inner = tokenizers.Tokenizer(
+        WordLevel({n: i for i, n in enumerate(names + [f"w{i}" for i in range(VOCAB - 5)])}, unk_token="[UNK]")
+    )
     inner.pre_tokenizer = Whitespace()
     inner.add_special_tokens(names)
     return Tokenizer(inner)
