@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from encodery.base.errors import nearest
@@ -65,6 +74,18 @@ class RequestBody(BaseModel):
             context = {"field": str(unknown)[:200], "hint": _hint(str(unknown), known)}
             raise PydanticCustomError(UNKNOWN_FIELD, "'{field}' is not a field of this request.{hint}", context)
         return fields
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Say in the document of the routes that every field that may be absent may be null."""
+        schema = handler(core_schema)
+        table = handler.resolve_ref_schema(schema)
+        for name, field in table.get("properties", {}).items():
+            kinds = field.get("anyOf", [])
+            if name not in table.get("required", ()) and {"type": "null"} not in kinds:
+                kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+                table["properties"][name] = {"anyOf": [*(kinds or [field]), {"type": "null"}], **kept}
+        return schema
 
 
 def _hint(unknown: str, known: set[str]) -> str:
